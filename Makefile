@@ -1,0 +1,38 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both build .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DAGSTER_PORT ?= 3000
+MLFLOW_PORT ?= 5000
+export UV_COMPILE_BYTECODE := 1
+
+.PHONY: demo ui test stress check clean
+
+demo: $(READY)
+	$(BIN)/mm demo run
+
+ui: $(READY)
+	$(BIN)/mm ui --dagster-port $(DAGSTER_PORT) --mlflow-port $(MLFLOW_PORT)
+
+test: $(READY)
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -m "not stress"
+
+stress: $(READY)
+	$(BIN)/python -m pytest -m stress
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .mm
+
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
+	touch $@

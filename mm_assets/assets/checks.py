@@ -1,0 +1,74 @@
+"""Asset checks of the cohort's tables; `inputs_ok` ones stop what depends on the asset."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mm_assets.assets.cohort_level import INPUTS_OK
+from mm_assets.assets.stage import Check
+from mm_assets.cohort.problems import Problem
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN = 50
+
+
+def remarks(problems: Sequence[Problem]) -> Check:
+    """Warnings of a reader, listed."""
+    lines = [f"- {problem}" for problem in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"- and {len(problems) - SHOWN} more: `mm check` lists all")
+    return Check("remarks", passed=not problems, note="\n".join(lines))
+
+
+def clinical_checks(table: "pd.DataFrame", problems: Sequence[Problem]) -> tuple[Check, ...]:
+    """Patients are there, and there once."""
+    return (
+        Check(INPUTS_OK, passed=len(table) > 0, note="" if len(table) else "no patients"),
+        Check("patients_unique", passed=bool(table.index.is_unique)),
+        remarks(problems),
+    )
+
+
+def omics_checks(
+    table: "pd.DataFrame", clinical: "pd.DataFrame", problems: Sequence[Problem]
+) -> tuple[Check, ...]:
+    """The omics table speaks of the patients of the clinical table."""
+    shared = len(table.index.intersection(clinical.index))
+    note = f"{shared} of {len(clinical)} clinical patients have omics, of {len(table)} with omics"
+    return (
+        Check(INPUTS_OK, passed=shared > 0, note=note),
+        Check("overlap", passed=shared == len(clinical) == len(table), note=note),
+        remarks(problems),
+    )
+
+
+def splits_checks(
+    splits: "pd.DataFrame",
+    clinical: "pd.DataFrame",
+    problems: Sequence[Problem],
+    *,
+    preserve_sites: bool,
+) -> tuple[Check, ...]:
+    """No patient, and under site-preserving folds no site, is on both sides of a fold."""
+    sides = splits.groupby(["repeat", "fold", "patient_id"])["role"].nunique()
+    both = sides[sides > 1]
+    checks = [
+        Check(INPUTS_OK, passed=both.empty, note=_listing(both.index.get_level_values(2))),
+        Check("patients_apart", passed=both.empty, note=_listing(both.index.get_level_values(2))),
+    ]
+    if preserve_sites and "site" in clinical:
+        located = splits.join(clinical["site"], on="patient_id")
+        sites = located.groupby(["repeat", "fold", "site"])["role"].nunique()
+        shared = sites[sites > 1].index.get_level_values("site").unique()
+        checks.append(Check("sites_apart", passed=shared.empty, note=_listing(shared)))
+    test = splits[splits["role"] == "test"].groupby(["repeat", "fold"]).size()
+    uneven = test.max() > 2 * test.min()
+    notes = [f"test folds hold {test.min()} to {test.max()} patients", *map(str, problems)]
+    checks.append(Check("fold_sizes", passed=not uneven and not problems, note="\n".join(notes)))
+    return tuple(checks)
+
+
+def _listing(names: "pd.Index") -> str:
+    shown = ", ".join(map(str, names[:SHOWN]))
+    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,0 +1,185 @@
+"""Execution of whole-cohort assets: reuse by receipt, one materialization, checks."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from mm_assets.assets.compute import gpu_lease
+from mm_assets.assets.stage import (
+    COHORT,
+    CohortStage,
+    Job,
+    Produced,
+    Workspace,
+    asset_key,
+    plain,
+)
+from mm_assets.cohort.config import CohortConfig
+from mm_assets.cohort.problems import CohortError
+from mm_assets.resources.receipts import Receipt
+from mm_assets.resources.store import ArtefactStore, Provenance
+from mm_assets.resources.tracking import Tracking
+
+INPUTS_OK = "inputs_ok"
+FAILED_CHECKS = "failed_checks"
+
+
+def upstream_receipts(stage: CohortStage, workspace: Workspace) -> dict[str, dict[str, Receipt]]:
+    """Finished receipts of everything the stage reads, per asset and slide (or ``cohort``)."""
+    cohort = workspace.config.cohort
+    return {
+        asset: {
+            name: receipt
+            for name, receipt in workspace.receipts.read_all(cohort, asset).items()
+            if receipt.state == "done"
+        }
+        for asset in stage.upstream
+    }
+
+
+def cohort_provenance(
+    stage: CohortStage, config: CohortConfig, upstream: Mapping[str, Mapping[str, Receipt]]
+) -> Provenance:
+    """Inputs of the stage by digest: the manifest of slides of each per-slide asset included."""
+    inputs = {
+        asset: {name: receipt.digest for name, receipt in sorted(receipts.items())}
+        for asset, receipts in upstream.items()
+    }
+    if stage.sources:
+        inputs["source"] = dict(stage.sources(config))
+    return Provenance(stage.name, COHORT, stage.code_version, dict(stage.parameters), inputs)
+
+
+def is_current(stage: CohortStage, workspace: Workspace) -> bool:
+    """Whether a valid receipt says that there is nothing to do."""
+    upstream = upstream_receipts(stage, workspace)
+    fingerprint = cohort_provenance(stage, workspace.config, upstream).fingerprint()
+    cohort = workspace.config.cohort
+    return workspace.receipts.valid(cohort, stage.name, COHORT, fingerprint) is not None
+
+
+def run_cohort_stage(
+    stage: CohortStage, workspace: Workspace, dagster_run_id: str
+) -> tuple[Receipt, Produced | None]:
+    """Make the stage's artefact, or return the valid receipt of an earlier run.
+
+    Raises
+    ------
+    CohortError
+        When an input is missing or unusable.
+    """
+    config, receipts = workspace.config, workspace.receipts
+    upstream = upstream_receipts(stage, workspace)
+    absent = [asset for asset, found in upstream.items() if not found]
+    if absent:
+        raise dg.Failure(
+            f"{stage.name} reads {', '.join(absent)}, which has not been made: materialize it first",
+            allow_retries=False,
+        )
+    provenance = cohort_provenance(stage, config, upstream)
+    valid = receipts.valid(config.cohort, stage.name, COHORT, provenance.fingerprint())
+    if valid:
+        return valid, None
+    started = time.monotonic()
+    job = Job(workspace, COHORT, {stage.name: provenance}, upstream, dagster_run_id)
+    with gpu_lease(stage.compute):
+        produced = stage.run(job)
+    receipt = Receipt(
+        cohort=config.cohort,
+        asset=stage.name,
+        name=COHORT,
+        state="done",
+        provenance=provenance,
+        outputs=dict(produced.outputs),
+        metadata={**plain(produced.metadata), FAILED_CHECKS: _failed_notes(produced)},
+        seconds=time.monotonic() - started,
+    )
+    # Without a receipt nothing downstream can read what a blocking check has refused.
+    if not any(check.name == INPUTS_OK and not check.passed for check in produced.checks):
+        receipts.write(receipt)
+    return receipt, produced
+
+
+def cohort_asset(
+    config: CohortConfig, stage: CohortStage, automation: dg.AutomationCondition[Any] | None
+) -> dg.AssetsDefinition:
+    """Dagster asset of a whole-cohort stage."""
+    key = asset_key(config.cohort, stage.name)
+    compute = stage.compute.overridden(config.compute.get(stage.name))
+
+    @dg.multi_asset(
+        name=f"{config.cohort}__{stage.name}",
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=[asset_key(config.cohort, a) for a in stage.upstream],
+                description=stage.description,
+                group_name=f"{config.cohort}_{stage.group}",
+                code_version=stage.code_version,
+                kinds=set(stage.kinds),
+                automation_condition=automation,
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=key, blocking=name == INPUTS_OK)
+            for name in (INPUTS_OK, *stage.checks)
+        ],
+        pool=compute.pool,
+        op_tags=compute.op_tags(),
+    )
+    def _asset(
+        context: dg.AssetExecutionContext, store: ArtefactStore, tracking: Tracking
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        workspace = Workspace(config, store, tracking, context.log)
+        try:
+            receipt, produced = run_cohort_stage(stage, workspace, context.run_id)
+        except CohortError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        yield dg.MaterializeResult(
+            asset_key=key,
+            data_version=dg.DataVersion(receipt.digest),
+            metadata=_metadata(receipt, produced),
+            check_results=_check_results(stage, receipt, produced),
+        )
+
+    return _asset
+
+
+def _failed_notes(produced: Produced) -> str:
+    return json.dumps({check.name: check.note for check in produced.checks if not check.passed})
+
+
+def _metadata(receipt: Receipt, produced: Produced | None) -> dict[str, Any]:
+    shown = dict(produced.metadata if produced else receipt.metadata)
+    shown.pop(FAILED_CHECKS, None)
+    return {
+        **shown,
+        "seconds": round(receipt.seconds, 2),
+        "made": receipt.created,
+        **({"reused": True} if produced is None else {}),
+    }
+
+
+def _check_results(
+    stage: CohortStage, receipt: Receipt, produced: Produced | None
+) -> list[dg.AssetCheckResult]:
+    """Check results from the receipt, so that a reused artefact keeps its warnings."""
+    failed = json.loads(receipt.metadata[FAILED_CHECKS])
+    details = {check.name: check.metadata for check in produced.checks} if produced else {}
+    return [
+        dg.AssetCheckResult(
+            check_name=name,
+            passed=name not in failed,
+            severity=dg.AssetCheckSeverity.ERROR
+            if name == INPUTS_OK
+            else dg.AssetCheckSeverity.WARN,
+            metadata={
+                **details.get(name, {}),
+                **({"note": failed[name]} if failed.get(name) else {}),
+            },
+        )
+        for name in (INPUTS_OK, *stage.checks)
+    ]

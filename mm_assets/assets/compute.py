@@ -1,0 +1,171 @@
+"""What an asset's heavy part needs, declared once, and the lease that hands out a GPU."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from mm_assets.cohort.config import ComputeOverride, mm_home
+
+GPU_POOL = "gpu"
+
+# Cheapest SageMaker instance that satisfies (GPUs, CPUs, memory in GiB).
+_INSTANCES = (
+    ("ml.m5.large", 0, 2, 8),
+    ("ml.m5.xlarge", 0, 4, 16),
+    ("ml.m5.4xlarge", 0, 16, 64),
+    ("ml.m5.12xlarge", 0, 48, 192),
+    ("ml.g5.xlarge", 1, 4, 16),
+    ("ml.g5.4xlarge", 1, 16, 64),
+    ("ml.g5.12xlarge", 4, 48, 192),
+    ("ml.p4d.24xlarge", 8, 96, 1152),
+)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Needs of one asset; the pool and every backend's settings are derived from it.
+
+    Attributes
+    ----------
+    gpu, cpu
+        Devices and cores one run of the asset uses.
+    memory_gib
+        Host memory in GiB.
+    gpu_kind
+        Device model a scheduler should pick (for example ``nvidia-a10g``), if it matters.
+    chunk
+        Slides one run of a per-slide asset handles.
+    """
+
+    gpu: int = 0
+    cpu: int = 1
+    memory_gib: float = 4.0
+    gpu_kind: str | None = None
+    chunk: int = 500
+
+    def overridden(self, override: ComputeOverride | None) -> "Compute":
+        """The same needs with the values that a cohort's YAML sets."""
+        if override is None:
+            return self
+        return replace(self, **override.model_dump(exclude_none=True))
+
+    @property
+    def pool(self) -> str | None:
+        """Dagster pool that bounds how many such runs work at once."""
+        return GPU_POOL if self.gpu else None
+
+    @property
+    def sagemaker_instance(self) -> str:
+        """Smallest SageMaker instance type that satisfies the needs.
+
+        Raises
+        ------
+        ValueError
+            When no known instance type is large enough.
+        """
+        for name, gpu, cpu, memory in _INSTANCES:
+            if gpu >= self.gpu and cpu >= self.cpu and memory >= self.memory_gib:
+                if self.gpu == 0 and gpu:
+                    continue
+                return name
+        raise ValueError(f"no SageMaker instance type satisfies {self}")
+
+    def op_tags(self) -> dict[str, object]:
+        """Dagster op tags read by the ECS and Kubernetes launchers, Ray and SageMaker."""
+        limits: dict[str, str] = {"cpu": str(self.cpu), "memory": f"{self.memory_gib:g}Gi"}
+        resources: dict[str, object] = {"requests": limits}
+        if self.gpu:
+            resources["limits"] = {"nvidia.com/gpu": str(self.gpu)}
+        pod: dict[str, object] = {}
+        if self.gpu_kind:
+            pod["node_selector"] = {"nvidia.com/gpu.product": self.gpu_kind}
+        ray: dict[str, object] = {"num_cpus": self.cpu, "num_gpus": self.gpu}
+        return {
+            "dagster-k8s/config": {
+                "container_config": {"resources": resources},
+                "pod_spec_config": pod,
+            },
+            "ecs/cpu": str(self.cpu * 1024),
+            "ecs/memory": str(int(self.memory_gib * 1024)),
+            "dagster-ray/config": ray,
+            "mm_assets/sagemaker_instance": self.sagemaker_instance,
+        }
+
+
+@cache
+def gpu_count() -> int:
+    """Number of NVIDIA devices on this machine, found without importing torch."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    listing = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
+    return listing.stdout.count("GPU ") if listing.returncode == 0 else 0
+
+
+@contextmanager
+def gpu_lease(
+    compute: Compute, devices: int | None = None, poll_seconds: float = 0.5
+) -> Iterator[tuple[int, ...]]:
+    """Hold `compute.gpu` devices of this machine, or none where there is no device.
+
+    A lock file per device is the lease: the kernel frees it when the process dies, however it
+    dies. CUDA_VISIBLE_DEVICES names the devices held, so the lease must be taken before torch is
+    imported.
+
+    Raises
+    ------
+    ValueError
+        When the asset wants more devices than the machine has.
+    RuntimeError
+        When torch has already initialised CUDA in this process.
+    """
+    available = gpu_count() if devices is None else devices
+    if not compute.gpu or not available:
+        yield ()
+        return
+    if compute.gpu > available:
+        raise ValueError(f"{compute.gpu} GPUs wanted, this machine has {available}")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        raise RuntimeError("the GPU lease must be taken before torch initialises CUDA")
+    folder = mm_home() / "leases"
+    folder.mkdir(parents=True, exist_ok=True)
+    handles = _lock_devices(folder, compute.gpu, available, poll_seconds)
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, handles))
+    try:
+        yield tuple(handles)
+    finally:
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+        for handle in handles.values():
+            os.close(handle)
+
+
+def _lock_devices(folder: Path, wanted: int, available: int, poll_seconds: float) -> dict[int, int]:
+    while True:
+        held: dict[int, int] = {}
+        for device in range(available):
+            handle = os.open(folder / f"gpu{device}.lock", os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                continue
+            held[device] = handle
+            if len(held) == wanted:
+                return held
+        # All or nothing: holding some devices while waiting for more could deadlock two assets.
+        for handle in held.values():
+            os.close(handle)
+        time.sleep(poll_seconds)

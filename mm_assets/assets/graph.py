@@ -1,0 +1,63 @@
+"""The stages of a cohort, in the order in which they can run."""
+
+from collections.abc import Sequence
+
+from mm_assets.assets.extremum import extremum_stage
+from mm_assets.assets.models import model_stages
+from mm_assets.assets.omics import table_stages, task_table_stages
+from mm_assets.assets.reports import cohort_report_stage, evaluation_stage
+from mm_assets.assets.slides import slide_stage, tissue_stage
+from mm_assets.assets.stage import CohortStage, SlideStage, Stage
+from mm_assets.assets.tiles import embedding_stage
+from mm_assets.cohort.config import CohortConfig
+
+
+def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
+    """Every stage the cohort's inputs allow, upstream before downstream."""
+    stages: list[SlideStage | CohortStage] = []
+    if config.slides:
+        stages += [slide_stage(config), tissue_stage(config), embedding_stage(config)]
+    stages += table_stages(config)
+    models: list[str] = []
+    for task in config.tasks:
+        stages += task_table_stages(config, task)
+        if config.slides:
+            stages.append(extremum_stage(config, task))
+        task_models = model_stages(config, task)
+        stages += task_models
+        stages.append(evaluation_stage(config, task, [stage.name for stage in task_models]))
+        models += [stage.name for stage in task_models]
+    stages.append(cohort_report_stage(config))
+    return stages
+
+
+def refresh_phases(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Stages of the refresh, grouped into what one run can hold.
+
+    A per-slide stage runs alone, because a slide that fails would make later steps of the same
+    run skip; consecutive whole-cohort stages run together.
+    """
+    waiting = [stage for stage in stages if stage.on_refresh]
+    ordered = sorted(
+        waiting, key=lambda stage: (_depth(stage, stages), not isinstance(stage, SlideStage))
+    )
+    phases: list[list[Stage]] = []
+    for stage in ordered:
+        alone = isinstance(stage, SlideStage)
+        if phases and not alone and not isinstance(phases[-1][-1], SlideStage):
+            phases[-1].append(stage)
+        else:
+            phases.append([stage])
+    return phases
+
+
+def _depth(stage: Stage, stages: Sequence[Stage]) -> int:
+    """How often slide and cohort stages alternate on the longest way to `stage`."""
+    makers = {asset: maker for maker in stages for asset in maker.outputs}
+    level = 0
+    for asset in stage.upstream:
+        maker = makers[asset]
+        if maker.on_refresh:
+            alternates = isinstance(maker, SlideStage) or isinstance(stage, SlideStage)
+            level = max(level, _depth(maker, stages) + alternates)
+    return level

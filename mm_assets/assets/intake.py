@@ -1,0 +1,154 @@
+"""Intake: slides that arrive are checked before they become partitions."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import dagster as dg
+import pandas as pd
+
+from mm_assets.assets.partitions import is_quarantine
+from mm_assets.assets.slides import slide_cache, slide_sources, slide_stage
+from mm_assets.assets.stage import Workspace, asset_key, slide_partitions
+from mm_assets.cohort.config import CohortConfig
+from mm_assets.cohort.problems import Problem
+from mm_assets.resources.receipts import Receipt
+from mm_assets.resources.store import Provenance
+from mm_assets.wsi.errors import SlideError
+
+QUARANTINE = "quarantine"
+SHOWN_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a look at the cohort's slides found.
+
+    Attributes
+    ----------
+    added, removed
+        Slide ids that became partitions, or ceased to be: gone from the manifest or quarantined.
+    quarantined
+        Slide id -> reason, of every slide that is refused at present.
+    waiting
+        Manifest entries whose file has not arrived, and the like.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    quarantined: Mapping[str, str]
+    waiting: tuple[Problem, ...]
+
+
+def take_in(workspace: Workspace, instance: dg.DagsterInstance) -> Intake:
+    """Compare the cohort's slides with the partitions and bring the partitions up to date.
+
+    New files are opened and checked first; those that cannot be used are quarantined with a
+    reason and are looked at again only when the file changes.
+
+    Raises
+    ------
+    CohortError
+        When the manifest itself is unusable.
+    """
+    from mm_assets.cohort.manifest import read_manifest
+    from mm_assets.cohort.problems import refuse_errors
+
+    config = workspace.config
+    assert config.slides is not None
+    manifest, problems = read_manifest(config.slides)
+    refuse_errors(problems)
+    partitions = slide_partitions(config.cohort)
+    present = instance.get_dynamic_partitions(partitions.name or "")
+    quarantined = _quarantined(workspace)
+    known = set(present) | set(quarantined)
+    fresh = manifest[~manifest["slide_id"].isin(known)]
+    refused = _refuse(workspace, fresh)
+    quarantined |= refused
+    added = [slide for slide in fresh["slide_id"] if slide not in refused]
+    added += [s for s in manifest["slide_id"] if s in known - set(present) - set(quarantined)]
+    listed = set(manifest["slide_id"])
+    removed = [slide for slide in present if slide in quarantined or slide not in listed]
+    if added:
+        instance.add_dynamic_partitions(partitions.name or "", sorted(added))
+    for slide in removed:
+        instance.delete_dynamic_partition(partitions.name or "", slide)
+    return Intake(tuple(sorted(added)), tuple(removed), quarantined, tuple(problems))
+
+
+def _quarantined(workspace: Workspace) -> dict[str, str]:
+    """Slides refused at intake or by a per-slide stage, whose file has not changed since."""
+    config = workspace.config
+    sources = slide_sources(config)
+    reasons: dict[str, str] = {}
+    for asset in ("slide", "tissue"):
+        for slide, receipt in workspace.receipts.read_all(config.cohort, asset).items():
+            if slide in sources and is_quarantine(receipt):
+                reasons[slide] = receipt.reason
+    slide_receipts = workspace.receipts.read_all(config.cohort, "slide")
+    return {
+        slide: reason
+        for slide, reason in reasons.items()
+        if slide_receipts[slide].provenance.inputs["source"] == sources[slide]
+    }
+
+
+def _refuse(workspace: Workspace, rows: pd.DataFrame) -> dict[str, str]:
+    """Check new slides; write and return the reason of each that cannot be used."""
+    from mm_assets.cohort.sources import localize
+    from mm_assets.wsi.slide import inspect_slide
+
+    def reason(row: tuple[str, str, float]) -> str:
+        _, path, mpp = row
+        try:
+            inspect_slide(localize(path, slide_cache()), mpp)
+        except SlideError as error:
+            return str(error)
+        return ""
+
+    entries = list(rows[["slide_id", "path", "mpp"]].itertuples(index=False, name=None))
+    with ThreadPoolExecutor(4) as pool:
+        reasons = dict(zip((e[0] for e in entries), pool.map(reason, entries), strict=True))
+    refused = {slide: why for slide, why in reasons.items() if why}
+    sources = slide_sources(workspace.config) if refused else {}
+    for slide, why in refused.items():
+        workspace.receipts.write(_refusal(workspace.config, slide, sources[slide], why))
+    return refused
+
+
+def _refusal(config: CohortConfig, slide: str, source: dict[str, str], reason: str) -> Receipt:
+    provenance = Provenance(
+        "slide", slide, slide_stage(config).code_version, {}, {"source": source}
+    )
+    return Receipt(
+        cohort=config.cohort,
+        asset="slide",
+        name=slide,
+        state="failed",
+        provenance=provenance,
+        reason=reason,
+        metadata={"quarantined": True},
+    )
+
+
+def quarantine_spec(config: CohortConfig) -> dg.AssetSpec:
+    """External asset whose metadata lists the slides that are refused at present."""
+    return dg.AssetSpec(
+        asset_key(config.cohort, QUARANTINE),
+        group_name=f"{config.cohort}_imaging",
+        description="Slides that cannot be used, each with its reason. Updated by the intake.",
+    )
+
+
+def quarantine_event(
+    config: CohortConfig, quarantined: Mapping[str, str]
+) -> dg.AssetMaterialization:
+    """Materialization of the quarantine list."""
+    records = [
+        dg.TableRecord({"slide": slide, "reason": reason})
+        for slide, reason in sorted(quarantined.items())[:SHOWN_ROWS]
+    ]
+    metadata: dict[str, dg.MetadataValue] = {"slides": dg.MetadataValue.int(len(quarantined))}
+    if records:
+        metadata["quarantine"] = dg.MetadataValue.table(records)
+    return dg.AssetMaterialization(asset_key(config.cohort, QUARANTINE), metadata=metadata)

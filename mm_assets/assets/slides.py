@@ -1,0 +1,161 @@
+"""Stages from the raw file to tissue: `slide` and `tissue`."""
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from mm_assets.assets.compute import Compute
+from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
+from mm_assets.cohort.config import CohortConfig, mm_home
+
+SLIDE_CACHE = "cache/slides"
+
+
+def slide_cache() -> Path:
+    """Folder of local copies of slides that live in an object store."""
+    return mm_home() / SLIDE_CACHE
+
+
+def slide_sources(config: CohortConfig) -> dict[str, dict[str, str]]:
+    """Slide id -> what identifies its file and its manifest entry without reading the pixels."""
+    from mm_assets.cohort.manifest import read_manifest
+    from mm_assets.cohort.sources import stamps
+
+    assert config.slides is not None
+    manifest, _ = read_manifest(config.slides)
+    stamp = stamps(manifest["path"])
+    return {
+        row.slide_id: {"file": stamp[row.path], "mpp": f"{row.mpp:g}"}
+        for row in manifest.itertuples()
+    }
+
+
+def slide_stage(config: CohortConfig) -> SlideStage:
+    """`slide`: the file is opened, checked and digested; de-identified facts are kept."""
+    return SlideStage(
+        outputs=("slide",),
+        upstream=(),
+        group="imaging",
+        code_version="1",
+        description="A validated whole-slide image: digest, vendor, levels and resolution. "
+        "Label, macro image and identifying header fields never leave the file.",
+        kinds=frozenset({"openslide"}),
+        compute=Compute(cpu=1, memory_gib=2, chunk=500),
+        sources=slide_sources,
+        slides_at_once=2,
+        on_refresh=False,
+        worker=_slide_worker,
+    )
+
+
+@contextmanager
+def _slide_worker(workspace: Workspace) -> Iterator[SlideWorker]:
+    from mm_assets.cohort.manifest import read_manifest
+    from mm_assets.cohort.sources import localize
+    from mm_assets.wsi.slide import inspect_slide, slide_digest
+
+    assert workspace.config.slides is not None
+    manifest, _ = read_manifest(workspace.config.slides)
+    rows = manifest.set_index("slide_id")
+
+    def work(job: Job) -> Mapping[str, Produced]:
+        row = rows.loc[job.name]
+        path = localize(row["path"], slide_cache())
+        facts = inspect_slide(path, row["mpp"])
+        record = {**asdict(facts), "patient_id": row["patient_id"], "sha256": slide_digest(path)}
+        digest = job.workspace.store.write_bytes(
+            job.ref("slide", "json"),
+            json.dumps(record, sort_keys=True).encode(),
+            job.provenance["slide"],
+        )
+        shown = ("vendor", "width", "height", "mpp", "mpp_source", "patient_id")
+        return {"slide": Produced({"json": digest}, {key: record[key] for key in shown})}
+
+    yield work
+
+
+@contextmanager
+def open_local_slide(workspace: Workspace, slide_id: str, rows: Any) -> Iterator[Any]:
+    """The slide of `slide_id` opened for reading, copied to the cache first if it is remote."""
+    from mm_assets.cohort.sources import localize
+    from mm_assets.wsi.slide import open_slide
+
+    row = rows.loc[slide_id]
+    with open_slide(localize(row["path"], slide_cache()), row["mpp"]) as slide:
+        yield slide
+
+
+def tissue_stage(config: CohortConfig) -> SlideStage:
+    """`tissue`: where the tissue is, as polygons, with quality measures."""
+    return SlideStage(
+        outputs=("tissue",),
+        upstream=("slide",),
+        group="imaging",
+        code_version="1",
+        description="Tissue polygons (GeoJSON for QuPath), areas in mm², quality measures.",
+        kinds=frozenset({"opencv"}),
+        compute=Compute(cpu=1, memory_gib=4, chunk=500),
+        slides_at_once=2,
+        on_refresh=False,
+        worker=_tissue_worker,
+    )
+
+
+@contextmanager
+def _tissue_worker(workspace: Workspace) -> Iterator[SlideWorker]:
+    from mm_assets.cohort.manifest import read_manifest
+    from mm_assets.wsi.tissue import find_tissue, tissue_outline_png
+
+    assert workspace.config.slides is not None
+    rows = read_manifest(workspace.config.slides)[0].set_index("slide_id")
+
+    def work(job: Job) -> Mapping[str, Produced]:
+        with open_local_slide(workspace, job.name, rows) as slide:
+            tissue = find_tissue(slide)
+        outline = tissue_outline_png(tissue)
+        parts = {
+            "geojson": json.dumps(tissue.polygons, sort_keys=True).encode(),
+            "json": json.dumps(tissue.quality, sort_keys=True).encode(),
+            "npz": _mask_bytes(tissue.mask, tissue.downsample),
+            "png": outline,
+        }
+        outputs = {
+            extension: job.workspace.store.write_bytes(
+                job.ref("tissue", extension), data, job.provenance["tissue"]
+            )
+            for extension, data in parts.items()
+        }
+        picture = {"outline": dg.MetadataValue.md(markdown_image(outline, job.name))}
+        return {"tissue": Produced(outputs, {**tissue.quality, **picture})}
+
+    yield work
+
+
+def _mask_bytes(mask: Any, downsample: int) -> bytes:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, mask=np.packbits(mask), shape=mask.shape, downsample=downsample)
+    return buffer.getvalue()
+
+
+def read_mask(job: Job) -> tuple[Any, int]:
+    """Tissue mask of the job's slide, bool (rows, columns), and level-0 pixels per mask pixel."""
+    import numpy as np
+
+    data = np.load(io.BytesIO(job.workspace.store.read_bytes(job.ref("tissue", "npz"))))
+    rows, columns = data["shape"]
+    flat = np.unpackbits(data["mask"], count=rows * columns)
+    return flat.reshape(rows, columns).astype(bool), int(data["downsample"])
+
+
+def markdown_image(png: bytes, title: str) -> str:
+    """A PNG as markdown that Dagster's UI shows inline."""
+    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"

@@ -1,0 +1,176 @@
+"""A stage: one step of a cohort's asset graph, described without Dagster.
+
+The Dagster assets, the command line's walk and the refresh sensor are all derived from the same
+stages, so they cannot disagree about order, inputs or code versions.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import dagster as dg
+
+from mm_assets.assets.compute import Compute
+from mm_assets.cohort.config import CohortConfig
+from mm_assets.resources.receipts import Receipt, Receipts
+from mm_assets.resources.store import ArtefactRef, ArtefactStore, Provenance
+from mm_assets.resources.tracking import Tracking
+
+Group = Literal["imaging", "omics", "models", "reports"]
+
+
+class Log(Protocol):
+    """What a stage needs of a logger."""
+
+    def info(self, msg: str, /) -> None: ...
+
+    def warning(self, msg: str, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The resources a stage works with."""
+
+    config: CohortConfig
+    store: ArtefactStore
+    tracking: Tracking
+    log: Log
+
+    @property
+    def receipts(self) -> Receipts:
+        """Receipts of this workspace's store."""
+        return Receipts(self.store)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Outcome of one asset check; a failed `inputs_ok` stops what depends on the asset."""
+
+    name: str
+    passed: bool
+    note: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Produced:
+    """What a stage made of one slide, or of the cohort, for one asset.
+
+    Attributes
+    ----------
+    outputs
+        Part or extension -> content digest, as the store returned it.
+    metadata
+        Numbers and short texts for the UI and the receipt; values that Dagster renders richly
+        (markdown, tables, URLs) are passed as Dagster metadata values and stay out of receipts.
+    """
+
+    outputs: Mapping[str, str]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One unit of work: a slide of a per-slide stage, or a whole-cohort stage.
+
+    Attributes
+    ----------
+    name
+        Slide id, or ``cohort``.
+    provenance
+        Asset name -> provenance to store with that asset's artefacts.
+    upstream
+        Upstream asset -> slide id or ``cohort`` -> receipt.
+    """
+
+    workspace: Workspace
+    name: str
+    provenance: Mapping[str, Provenance]
+    upstream: Mapping[str, Mapping[str, Receipt]]
+    dagster_run_id: str
+
+    def ref(self, asset: str, extension: str, name: str | None = None) -> ArtefactRef:
+        """Address of an artefact of this cohort, of this job's slide unless `name` is given."""
+        return ArtefactRef(self.workspace.config.cohort, asset, name or self.name, extension)
+
+
+SlideWorker = Callable[[Job], Mapping[str, Produced]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Declaration shared by both kinds of stage.
+
+    Attributes
+    ----------
+    outputs
+        Names of the assets made in one go, the first also names the stage.
+    upstream
+        Assets read; per-slide assets are read for the same slide by per-slide stages, for all
+        slides by cohort stages.
+    code_version
+        Changed by hand when the meaning of the output changes.
+    parameters
+        Whatever of the configuration changes the output.
+    sources
+        Name -> digest or stamp of files outside the store that the stage reads.
+    on_refresh
+        Whether the stage waits for the cohort's refresh (labels or whole-cohort inputs).
+    """
+
+    outputs: tuple[str, ...]
+    upstream: tuple[str, ...]
+    group: Group
+    code_version: str
+    description: str
+    kinds: frozenset[str] = frozenset()
+    compute: Compute = Compute()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    on_refresh: bool = True
+
+    @property
+    def name(self) -> str:
+        """The stage's name: that of its first asset."""
+        return self.outputs[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideStage(Stage):
+    """A stage that runs slide by slide.
+
+    Attributes
+    ----------
+    worker
+        Opens what is shared by a chunk of slides (an encoder, say) and yields the function that
+        does one slide.
+    """
+
+    worker: Callable[[Workspace], AbstractContextManager[SlideWorker]]
+    sources: Callable[[CohortConfig], Mapping[str, Mapping[str, str]]] | None = None
+    slides_at_once: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortStage(Stage):
+    """A stage that runs once for the cohort."""
+
+    run: Callable[[Job], Produced]
+    checks: tuple[str, ...] = ()
+    sources: Callable[[CohortConfig], Mapping[str, str]] | None = None
+
+
+def asset_key(cohort: str, asset: str) -> dg.AssetKey:
+    """Dagster key of a cohort's asset."""
+    return dg.AssetKey([cohort, asset])
+
+
+def slide_partitions(cohort: str) -> dg.DynamicPartitionsDefinition:
+    """The cohort's slides as Dagster partitions."""
+    return dg.DynamicPartitionsDefinition(name=f"{cohort}_slides")
+
+
+def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `metadata` that belongs in a receipt: JSON scalars only."""
+    return {k: v for k, v in metadata.items() if isinstance(v, str | int | float | bool)}

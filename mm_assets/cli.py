@@ -1,0 +1,317 @@
+"""`mm`: the command line, for scripts, terminals and tests. The web UI is the main interface."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mm_assets.cohort.problems import CohortError, Problem
+
+if TYPE_CHECKING:
+    from mm_assets.assets.stage import Workspace
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+demo_app = typer.Typer(no_args_is_help=True, help="The synthetic demo cohort.")
+app.add_typer(demo_app, name="demo")
+out, err = Console(), Console(stderr=True)
+
+Cohort = Annotated[str, typer.Argument(help="Name of a cohort, or the path of its defs.yaml.")]
+Json = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
+
+
+def main() -> None:
+    """Entry point; problems of the user's making are printed without a traceback."""
+    try:
+        app()
+    except CohortError as error:
+        err.print(f"[red]{len(error.problems)} problem(s)[/red]")
+        for problem in error.problems:
+            err.print(f"  {problem}", markup=False)
+        sys.exit(1)
+    except (ValueError, RuntimeError) as error:
+        err.print(f"[red]error[/red] {error}")
+        sys.exit(1)
+
+
+def show(rows: Sequence[dict[str, Any]], as_json: bool, title: str = "") -> None:
+    """Print rows as a table, or as JSON."""
+    if as_json:
+        out.print_json(json.dumps(list(rows), default=str))
+        return
+    table = Table(title=title or None, title_justify="left")
+    for column in rows[0] if rows else ["nothing to show"]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if v is None else str(v) for v in row.values()))
+    out.print(table)
+
+
+def workspace(cohort: str) -> "Workspace":
+    """Configuration and resources of a cohort.
+
+    Raises
+    ------
+    CohortError
+        When there is no such cohort or its YAML is wrong.
+    """
+    from mm_assets.assets.stage import Workspace
+    from mm_assets.cohort.loading import find_cohorts, load_config
+    from mm_assets.resources.home import default_store
+    from mm_assets.resources.tracking import Tracking
+
+    path = Path(cohort)
+    if path.suffix not in (".yaml", ".yml"):
+        known = find_cohorts()
+        if cohort not in known:
+            raise CohortError(
+                [
+                    Problem(
+                        cohort,
+                        f"no such cohort; there are {', '.join(known) or 'none'}",
+                        "give the path of its defs.yaml, or list its folder in MM_COHORTS",
+                    )
+                ]
+            )
+        path = known[cohort]
+    log = logging.getLogger("mm_assets")
+    return Workspace(load_config(path), default_store(), Tracking(), log)
+
+
+@app.command()
+def check(cohort: Cohort, as_json: Json = False) -> None:
+    """Validate every input, list every problem, start nothing."""
+    from mm_assets.cohort.check import check_cohort
+
+    try:
+        problems = check_cohort(workspace(cohort).config)
+    except CohortError as error:
+        problems = list(error.problems)
+    rows = [
+        {"severity": p.severity, "where": p.where, "what": p.what, "fix": p.fix} for p in problems
+    ]
+    if rows or as_json:
+        show(rows, as_json, f"{cohort}: {len(rows)} problem(s)")
+    else:
+        out.print(f"{cohort}: no problems found")
+    if any(p.severity == "error" for p in problems):
+        raise typer.Exit(1)
+
+
+@app.command()
+def materialize(
+    cohort: Cohort,
+    select: Annotated[list[str] | None, typer.Option(help="Asset names, * allowed.")] = None,
+    slides: Annotated[list[str] | None, typer.Option(help="Slide ids; all by default.")] = None,
+) -> None:
+    """Bring a cohort's assets up to date, with live progress; exit 1 if anything failed."""
+    failures = _walk(workspace(cohort), select or [], slides)
+    if failures:
+        show([{"what": k, "reason": v} for k, v in failures.items()], False, "failed")
+        raise typer.Exit(1)
+
+
+def _walk(
+    space: "Workspace", select: Sequence[str], slides: Sequence[str] | None
+) -> dict[str, str]:
+    import dagster as dg
+
+    from mm_assets.assets.walk import Walk
+    from mm_assets.component import CohortComponent
+    from mm_assets.resources.home import dagster_instance, default_resources
+
+    definitions = dg.Definitions.merge(
+        CohortComponent(space.config).definitions(),
+        dg.Definitions(resources=default_resources(), executor=dg.in_process_executor),
+    )
+    failures: dict[str, str] = {}
+    with dagster_instance() as instance, _progress_bars():
+        walk = Walk(space, definitions, instance)
+        for result in walk.run(select, slides):
+            if result.skipped:
+                failures[result.stage] = f"not tried: {result.skipped}"
+            elif result.computed or result.failures:
+                err.print(f"{result.stage}: {result.computed} of {result.total} made")
+            else:
+                err.print(f"{result.stage}: up to date", style="dim")
+            failures |= result.failures
+    return failures
+
+
+@contextmanager
+def _progress_bars() -> Iterator[None]:
+    """Live bars with count, rate and remaining time for everything that reports progress."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from mm_assets.assets.progress import listen
+
+    tasks: dict[str, TaskID] = {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bars:
+
+        def advance(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                tasks[label] = bars.add_task(label, total=total, rate="")
+            task = tasks[label]
+            speed = next(t.speed for t in bars.tasks if t.id == task)
+            rate = f"{speed:.2f}/s" if speed else ""
+            bars.update(task, completed=done, total=total, rate=rate, visible=done < total)
+
+        stop = listen(advance)
+        try:
+            yield
+        finally:
+            stop()
+
+
+@app.command()
+def status(cohort: Cohort, as_json: Json = False) -> None:
+    """Assets with the number of slides done, failed and missing."""
+    from mm_assets.assets.overview import asset_states
+
+    show(asset_states(workspace(cohort)), as_json, cohort)
+
+
+@app.command()
+def slides(
+    cohort: Cohort,
+    failed: Annotated[bool, typer.Option("--failed", help="Only those with a reason.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Slides with their state and, when something is wrong, the reason."""
+    from mm_assets.assets.overview import slide_states
+
+    rows = slide_states(workspace(cohort))
+    show([r for r in rows if r["reason"] or not failed], as_json, cohort)
+
+
+@app.command()
+def results(
+    cohort: Cohort,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Out-of-fold metrics of every model, with intervals and protocol."""
+    from mm_assets.assets.overview import result_rows
+
+    space = workspace(cohort)
+    names = [t.name for t in space.config.tasks]
+    if task and task not in names:
+        raise ValueError(f"no task is named {task!r}; there are {', '.join(names)}")
+    rows = [row for name in ([task] if task else names) for row in result_rows(space, name)]
+    show(rows, as_json, f"{cohort}: out-of-fold results")
+
+
+@app.command()
+def lineage(
+    ref: Annotated[
+        str, typer.Argument(help="cohort.task.model[@alias|:version], or cohort/asset[/slide].")
+    ],
+    full: Annotated[bool, typer.Option("--full", help="List every slide.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What made a model or an artefact, down to the digests of the slides."""
+    from mm_assets.resources.home import default_store
+    from mm_assets.resources.lineage import render, resolve, to_json
+    from mm_assets.resources.tracking import Tracking
+
+    tree = resolve(ref, default_store(), Tracking())
+    if as_json:
+        out.print_json(to_json(tree))
+    else:
+        for line in render(tree, full=full):
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def repair(cohort: Cohort) -> None:
+    """Tell Dagster again what the receipts say is done (after a kill, or with a new home)."""
+    from mm_assets.assets.repair import repair_events
+    from mm_assets.resources.home import dagster_instance
+
+    with dagster_instance() as instance:
+        count = repair_events(workspace(cohort), instance)
+    out.print(f"{count} events written")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine has: devices, readers, weights, store, free ports."""
+    from mm_assets.doctor import diagnose
+
+    rows = diagnose()
+    show(rows, as_json, "doctor")
+    if any(row["state"] == "error" for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def ui(
+    dagster_port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
+) -> None:
+    """Serve the Dagster UI (with its daemon) and the MLflow UI on 127.0.0.1 until interrupted."""
+    from mm_assets.servers import serve
+
+    serve(dagster_port, mlflow_port)
+
+
+@demo_app.command("create")
+def demo_create(
+    folder: Annotated[Path, typer.Option("--out", help="Folder to create.")],
+    patients: Annotated[int, typer.Option(min=4)] = 120,
+    seed: int = 0,
+) -> None:
+    """Write the synthetic cohort: slides, clinical table, omics and the planted truth."""
+    from mm_assets.assets.progress import Progress
+    from mm_assets.synthetic.cohort import create_demo_cohort
+
+    with _progress_bars():
+        progress = Progress("demo slides", 0, logging.getLogger("mm_assets"))
+        create_demo_cohort(folder, patients=patients, seed=seed, progress=progress.update)
+
+
+@demo_app.command("run")
+def demo_run() -> None:
+    """Create the demo cohort, materialize everything and print where to look."""
+    from mm_assets.assets.overview import result_rows
+    from mm_assets.cohort.config import mm_home
+
+    demo_create(mm_home() / "cohorts" / "demo")
+    space = workspace("demo")
+    failures = _walk(space, [], None)
+    for task in space.config.tasks:
+        show(result_rows(space, task.name), False, f"{task.name}: out-of-fold results")
+    if failures:
+        show([{"what": k, "reason": v} for k, v in failures.items()], False, "failed")
+        raise typer.Exit(1)
+    report = space.store.local_path(_report_ref(space))
+    out.print(f"Report: {report}", soft_wrap=True)
+    out.print("Web UI: make ui, then http://127.0.0.1:3000 (Dagster) and :5000 (MLflow)")
+
+
+def _report_ref(space: "Workspace") -> Any:
+    from mm_assets.resources.store import COHORT, ArtefactRef
+
+    return ArtefactRef(space.config.cohort, "cohort_report", COHORT, "html")

@@ -1,0 +1,199 @@
+"""The cohort YAML's `attributes`, validated: where the data is and what to predict."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
+SLIDE_ID_PATTERN = re.compile(r"^[A-Za-z0-9._-]+$")
+
+
+def mm_home() -> Path:
+    """Folder of everything the platform stores: `MM_HOME`, else `.mm` in the working directory."""
+    return Path(os.environ.get("MM_HOME", ".mm")).absolute()
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SlidesConfig(_Strict):
+    """Where the slides are: a folder or `s3://` prefix, with a manifest or a patient pattern."""
+
+    root: str = Field(description="Folder or s3:// prefix under which every slide lies.")
+    manifest: str | None = Field(
+        None,
+        description="CSV with slide_id, patient_id, path (relative to root), optional site, mpp.",
+    )
+    patient_pattern: str = Field(
+        r"^(TCGA-[A-Za-z0-9]{2}-[A-Za-z0-9]{4})|^(.+)$",
+        description="Without a manifest: the first matching group of the file stem is the patient.",
+    )
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        if re.compile(pattern).groups < 1:
+            raise ValueError("needs at least one group, which captures the patient id")
+        return pattern
+
+
+class ClinicalConfig(_Strict):
+    """The clinical table: one row a patient (several identical rows a patient are merged)."""
+
+    table: str = Field(description="CSV, or a zip with one CSV, or a cBioPortal study folder.")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Our name -> the table's name, e.g. {patient_id: case_id, sex: is_female}.",
+    )
+    covariates: list[str] | None = Field(
+        None, description="Columns models may use. Default: those of age, sex that exist."
+    )
+
+
+class OmicsConfig(_Strict):
+    """Omics tables: a cBioPortal study folder or a PORPOISE-style wide table."""
+
+    kind: Literal["cbioportal", "wide"]
+    path: str
+    patient_id: str = Field("case_id", description="Patient column of a wide table.")
+
+
+class ImagingConfig(_Strict):
+    """At which resolution tiles are cut and which encoder embeds them."""
+
+    mpp: float = Field(0.5, gt=0.05, le=20, description="Micrometres per pixel of the tiles.")
+    tile_px: int = Field(256, ge=32, le=2048)
+    region_px: int = Field(4096, ge=64, le=16384)
+    encoder: Literal["resnet50", "resnet50_2048"] = "resnet50"
+    weights: str = Field(
+        "imagenet", description="`imagenet`, a checkpoint's path, or `random:<seed>` (demo only)."
+    )
+    min_tissue: float = Field(0.5, ge=0, le=1, description="Least tissue fraction of a kept tile.")
+
+    @model_validator(mode="after")
+    def _regions_hold_whole_tiles(self) -> "ImagingConfig":
+        if self.region_px % self.tile_px:
+            raise ValueError("region_px must be a multiple of tile_px")
+        return self
+
+
+class ClassificationTask(_Strict):
+    """Predict a class label."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    kind: Literal["classification"]
+    column: str
+    classes: list[str] = Field(min_length=2)
+
+
+class SurvivalTask(_Strict):
+    """Predict time to an event under censoring."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    kind: Literal["survival"]
+    time: str = Field(description="Months of follow-up.")
+    event: str | None = Field(None, description="Column that is 1 when the event was observed.")
+    censored: str | None = Field(None, description="Column that is 1 when censored.")
+    horizons: list[float] = Field([12.0, 36.0, 60.0], description="Months at which to evaluate.")
+
+    @model_validator(mode="after")
+    def _one_event_column(self) -> "SurvivalTask":
+        if (self.event is None) == (self.censored is None):
+            raise ValueError("name exactly one of `event` and `censored`")
+        return self
+
+
+Task = Annotated[ClassificationTask | SurvivalTask, Field(discriminator="kind")]
+
+
+class EvaluationConfig(_Strict):
+    """How results are estimated; every figure is out-of-fold."""
+
+    folds: int = Field(5, ge=2, le=20)
+    repeats: int = Field(1, ge=1, le=50)
+    preserve_sites: bool = True
+    splits: str | None = Field(None, description="Folder of given folds: splits_<k>.csv.")
+    seed: int = 0
+    bootstrap: int = Field(1000, ge=100)
+    omics_features: int | None = Field(
+        200, ge=1, description="Features kept by the in-fold univariate filter; null keeps all."
+    )
+    attainable: str | None = Field(
+        None, description="Synthetic cohorts: JSON of task -> best attainable metric."
+    )
+
+
+class RefreshConfig(_Strict):
+    """When models and reports are made anew, and whether new slides are looked for."""
+
+    cron: str | None = None
+    sensor: bool = False
+    sensor_seconds: int = Field(60, ge=5)
+
+
+class ComputeOverride(_Strict):
+    """Per-stage change to the declared compute needs."""
+
+    gpu: int | None = Field(None, ge=0)
+    cpu: int | None = Field(None, ge=1)
+    memory_gib: float | None = Field(None, gt=0)
+    gpu_kind: str | None = None
+    chunk: int | None = Field(None, ge=1)
+
+
+class CohortConfig(_Strict):
+    """All attributes of one cohort.
+
+    Paths may hold `~` and `${VARIABLES}` (`${MM_HOME}` is always known); relative paths start at
+    the folder of the YAML file. `resolve_paths` makes them absolute.
+    """
+
+    cohort: str = Field(pattern=NAME_PATTERN)
+    tasks: list[Task] = Field(min_length=1)
+    clinical: ClinicalConfig
+    slides: SlidesConfig | None = None
+    omics: OmicsConfig | None = None
+    imaging: ImagingConfig = ImagingConfig()  # type: ignore[call-arg]
+    evaluation: EvaluationConfig = EvaluationConfig()  # type: ignore[call-arg]
+    refresh: RefreshConfig = RefreshConfig()  # type: ignore[call-arg]
+    compute: dict[str, ComputeOverride] = Field(default_factory=dict)
+    optional: bool = Field(
+        False, description="No assets instead of an error while the data do not exist."
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _names_differ(cls, tasks: list[Task]) -> list[Task]:
+        names = [task.name for task in tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"task names must differ, found {names}")
+        return tasks
+
+    def resolve_paths(self, base: Path) -> "CohortConfig":
+        """The same configuration with every path absolute, relative ones against `base`."""
+        data = self.model_dump()
+        for section, keys in {
+            "slides": ("root", "manifest"),
+            "clinical": ("table",),
+            "omics": ("path",),
+            "evaluation": ("splits", "attainable"),
+        }.items():
+            for key in keys:
+                if data.get(section) and data[section][key]:
+                    data[section][key] = resolve_path(data[section][key], base)
+        weights = data["imaging"]["weights"]
+        if weights != "imagenet" and not weights.startswith("random:"):
+            data["imaging"]["weights"] = resolve_path(weights, base)
+        return CohortConfig.model_validate(data)
+
+
+def resolve_path(path: str, base: Path) -> str:
+    """Absolute path or `s3://` address, with `~` and `${VARIABLES}` expanded."""
+    expanded = os.path.expandvars(path.replace("${MM_HOME}", str(mm_home())))
+    if "://" in expanded:
+        return expanded
+    return str((base / Path(expanded).expanduser()).absolute())

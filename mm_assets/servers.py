@@ -1,0 +1,82 @@
+"""Serve the web UIs: Dagster's webserver and daemon, and MLflow, on the loopback address."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from mm_assets.resources.home import dagster_home
+from mm_assets.resources.tracking import Tracking
+
+HOST = "127.0.0.1"
+MODULE = "mm_assets.definitions"
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def commands(dagster_port: int, mlflow_port: int) -> dict[str, list[str]]:
+    """Name -> command line of each server."""
+    tracking = Tracking()
+    python = [sys.executable, "-m"]
+    return {
+        "Dagster UI": [
+            *python, "dagster_webserver", "--module-name", MODULE,
+            "--host", HOST, "--port", str(dagster_port),
+        ],
+        "Dagster daemon": [*python, "dagster._daemon", "run", "--module-name", MODULE],
+        "MLflow UI": [
+            *python, "mlflow", "server", "--host", HOST, "--port", str(mlflow_port),
+            "--backend-store-uri", tracking.tracking_uri, "--workers", "1",
+            "--default-artifact-root", tracking.artifact_root,
+        ],
+    }  # fmt: skip
+
+
+def serve(dagster_port: int, mlflow_port: int) -> None:
+    """Run all servers until interrupted, or until one of them ends.
+
+    Raises
+    ------
+    RuntimeError
+        When a port is taken (the message names it) or a server ends by itself.
+    """
+    for name, port, option in (
+        ("Dagster UI", dagster_port, "DAGSTER_PORT"),
+        ("MLflow UI", mlflow_port, "MLFLOW_PORT"),
+    ):
+        if not port_is_free(port):
+            raise RuntimeError(
+                f"port {port} for the {name} is in use: stop what listens there, "
+                f"or choose another with `make ui {option}=<port>`"
+            )
+    os.environ["MM_MLFLOW_URL"] = f"http://{HOST}:{mlflow_port}"
+    dagster_home()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    servers = {
+        name: subprocess.Popen(command)
+        for name, command in commands(dagster_port, mlflow_port).items()
+    }
+    print(f"Dagster UI  http://{HOST}:{dagster_port}\nMLflow UI   http://{HOST}:{mlflow_port}")
+    try:
+        while all(server.poll() is None for server in servers.values()):
+            time.sleep(0.5)
+        ended = [name for name, server in servers.items() if server.poll() is not None]
+        raise RuntimeError(f"{', '.join(ended)} ended; its output above says why")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for server in servers.values():
+            server.terminate()
+        for server in servers.values():
+            server.wait(timeout=30)

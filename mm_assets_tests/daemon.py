@@ -1,0 +1,67 @@
+"""A real Dagster daemon for tests, in a process of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def environment(home: Path, cohorts: Path) -> dict[str, str]:
+    """Variables under which a process sees the test's cohorts and nothing else."""
+    return {
+        **os.environ,
+        "MM_HOME": str(home),
+        "MM_COHORTS": str(cohorts),
+        "DAGSTER_HOME": str(home / "dagster"),
+    }
+
+
+def free_port() -> int:
+    """A port of the loopback address that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_daemon(home: Path, cohorts: Path) -> Iterator[Path]:
+    """The daemon, from start to interrupt; yields the file its output goes to."""
+    log = home / "daemon.log"
+    command = [sys.executable, "-m", "dagster._daemon", "run", "-m", "mm_assets.definitions"]
+    with log.open("w") as sink:
+        process = subprocess.Popen(
+            command,
+            env=environment(home, cohorts),
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield log
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def wait_for(what: str, look: Callable[[], T | None], seconds: float, log: Path) -> T:
+    """Poll until `look` returns something; on a time-out fail with the end of the log."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = look()
+        if found:
+            return found
+        time.sleep(1)
+    tail = "\n".join(log.read_text().splitlines()[-40:])
+    raise AssertionError(f"{what} did not happen within {seconds:.0f} s; the daemon said:\n{tail}")
