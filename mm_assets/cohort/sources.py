@@ -1,0 +1,195 @@
+"""Slide files in a folder or under an `s3://` prefix: listing, identity, local copies."""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import pyarrow.fs as pafs
+
+SLIDE_EXTENSIONS = frozenset(
+    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm"}
+)
+_S3 = "s3://"
+_COPY_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class SlideFile:
+    """A file and what identifies its present content without reading it.
+
+    Attributes
+    ----------
+    path
+        Absolute path or ``s3://`` address.
+    size
+        Bytes.
+    stamp
+        Time of the last change, nanoseconds since 1970.
+    """
+
+    path: str
+    size: int
+    stamp: str
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is an ``s3://`` address."""
+    return path.startswith(_S3)
+
+
+def list_files(root: str) -> list[SlideFile]:
+    """All files under a folder or ``s3://`` prefix, by path; hidden ones are left out.
+
+    Links to folders are not followed, links to files are.
+
+    Raises
+    ------
+    OSError
+        When the folder or bucket does not exist or may not be read.
+    """
+    found = _list_remote(root) if is_remote(root) else _list_local(Path(root))
+    return sorted(found, key=lambda file: file.path)
+
+
+def list_slides(root: str) -> list[SlideFile]:
+    """The files of `list_files` that have the extension of a slide format."""
+    return [f for f in list_files(root) if PurePosixPath(f.path).suffix.lower() in SLIDE_EXTENSIONS]
+
+
+def stamps(paths: Iterable[str]) -> dict[str, str]:
+    """Size and time of the last change of each file, as text; ``absent`` where there is none.
+
+    Raises
+    ------
+    OSError
+        When an S3 bucket cannot be listed.
+    """
+    wanted = list(paths)
+    remote = [path for path in wanted if is_remote(path)]
+    known: dict[str, SlideFile] = {}
+    for bucket in {urlsplit(path).netloc for path in remote}:
+        inside = [path for path in remote if urlsplit(path).netloc == bucket]
+        # One listing is a request per 1,000 objects; asking for each would be one per object.
+        prefix = os.path.commonpath([str(PurePosixPath(p[len(_S3) :]).parent) for p in inside])
+        known |= {file.path: file for file in _list_remote(_S3 + prefix)}
+    for path in wanted:
+        if not is_remote(path) and os.path.isfile(path):
+            known[path] = _local_file(Path(path))
+    return {
+        path: f"{known[path].size} bytes, {known[path].stamp}" if path in known else "absent"
+        for path in wanted
+    }
+
+
+def leads_outside(root: str, path: str) -> bool:
+    """Whether `path` (absolute, or relative to `root`) is not under `root`, links resolved."""
+    if is_remote(root):
+        inside = path.removeprefix(root.rstrip("/") + "/")
+        return is_remote(inside) or inside.startswith("/") or ".." in PurePosixPath(inside).parts
+    return is_remote(path) or not (Path(root) / path).resolve().is_relative_to(Path(root).resolve())
+
+
+def absolute(root: str, path: str) -> str:
+    """`path` under `root` as an absolute path or ``s3://`` address."""
+    if is_remote(root):
+        return path if is_remote(path) else f"{root.rstrip('/')}/{PurePosixPath(path)}"
+    return os.path.normpath(Path(root).absolute() / path)
+
+
+def localize(path: str, cache: Path) -> Path:
+    """A local file with the slide's content.
+
+    A local path is returned as it is. An S3 object is copied into `cache` once for each content
+    (address, size, time of the last change), under its own name; a ``.mrxs`` brings its folder.
+    Nothing half-copied is ever visible.
+
+    Raises
+    ------
+    OSError
+        When the object is missing, changes while it is copied, or there is no space.
+    """
+    if not is_remote(path):
+        return Path(path)
+    filesystem, key = _s3(path)
+    info = filesystem.get_file_info(key)
+    if info.type != pafs.FileType.File:
+        raise FileNotFoundError(f"{path}: no such object")
+    identity = hashlib.sha256(f"{path} {info.size} {info.mtime_ns}".encode()).hexdigest()
+    folder = cache / identity[:24]
+    target = folder / PurePosixPath(key).name
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        if target.suffix.lower() == ".mrxs":
+            selector = pafs.FileSelector(str(PurePosixPath(key).with_suffix("")), recursive=True)
+            for part in filesystem.get_file_info(selector):
+                if part.type == pafs.FileType.File:
+                    within = PurePosixPath(part.path).relative_to(PurePosixPath(key).parent)
+                    _download(filesystem, part, folder / within)
+        # Last, for its presence says that all is there.
+        _download(filesystem, info, target)
+    return target
+
+
+def _download(filesystem: pafs.FileSystem, info: pafs.FileInfo, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with filesystem.open_input_stream(info.path) as source, draft.open("wb") as copy:
+            shutil.copyfileobj(source, copy, _COPY_BYTES)
+        if draft.stat().st_size != info.size:
+            raise OSError(f"{_S3}{info.path} changed while it was copied: try again")
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _list_local(root: Path) -> Iterator[SlideFile]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(root.absolute(), onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(folder, name) for name in names if not name.startswith(".")):
+            if path.is_file():
+                yield _local_file(path)
+
+
+def _local_file(path: Path) -> SlideFile:
+    facts = path.stat()
+    return SlideFile(str(path), facts.st_size, str(facts.st_mtime_ns))
+
+
+def _list_remote(root: str) -> Iterator[SlideFile]:
+    filesystem, key = _s3(root)
+    bucket = key.partition("/")[0]
+    selector = pafs.FileSelector(key.rstrip("/"), recursive=True, allow_not_found=True)
+    found = filesystem.get_file_info(selector)
+    if not found and filesystem.get_file_info(bucket).type == pafs.FileType.NotFound:
+        raise FileNotFoundError(f"no such bucket: {bucket}")
+    for info in found:
+        if info.type == pafs.FileType.File and not info.base_name.startswith("."):
+            yield SlideFile(_S3 + info.path, info.size, str(info.mtime_ns))
+
+
+def _s3(path: str) -> tuple[pafs.S3FileSystem, str]:
+    """File system and key (``bucket/name``) of an address.
+
+    ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL`` point at another S3-speaking server.
+    """
+    key = path.removeprefix(_S3)
+    options: dict[str, str] = {}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if endpoint:
+        parts = urlsplit(endpoint)
+        options |= {"scheme": parts.scheme, "endpoint_override": parts.netloc}
+    elif not region:
+        region = pafs.resolve_s3_region(key.partition("/")[0])
+    if region:
+        options["region"] = region
+    return pafs.S3FileSystem(**options), key
