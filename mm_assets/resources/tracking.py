@@ -1,0 +1,493 @@
+"""MLflow: one run and one registered version per trained model, tied to what made it.
+
+A model is registered as ``<cohort>.<task>.<model>``. Its run holds the metrics per fold and
+overall, the data version of every upstream artefact, the lineage tree and the report; tags lead
+back to the Dagster run and asset. Logging the same model twice gives the same version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import math
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
+
+import dagster as dg
+from pydantic import Field
+
+from mm_assets.cohort.config import mm_home
+from mm_assets.resources.store import JSON, bytes_digest, canonical_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.pyfunc import PyFuncModel
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+FINGERPRINT_TAG = "mm.fingerprint"
+
+# MLflow's own form of a model as readable code: unlike a pickled class it survives a change of
+# Python version, and it needs neither Dagster nor this module to load.
+_SERVED = '''"""Serves the predictor pickled beside this file."""
+
+import pickle
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+
+class Served(PythonModel):
+    def load_context(self, context):
+        with open(context.artifacts["predictor"], "rb") as file:
+            self.predictor = pickle.load(file)
+
+    def predict(self, context, model_input: pd.DataFrame, params=None):
+        return self.predictor.predict(model_input)
+
+
+set_model(Served())
+'''
+
+# MLflow tries the example out through its JSON server code: 7 of 12 s at 5,000 columns. The example
+# of a wide model is only a file of the run.
+_EXAMPLE_COLUMNS = 300
+
+_TRACKING_URI = "MLFLOW_TRACKING_URI"
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # Requirements are given; searching for uv projects and locks costs seconds.
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    "MLFLOW_LOG_UV_FILES": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+class Predictor(Protocol):
+    """What is registered: picklable, its class importable where the model is loaded."""
+
+    def predict(self, frame: pd.DataFrame, /) -> pd.DataFrame:
+        """One row of output per row of input."""
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """One trained model and everything that must be known about it.
+
+    Attributes
+    ----------
+    cohort, task, model
+        Name of the registered model, joined by dots.
+    dagster_run_id, asset_key, code_version
+        Where it was made; `asset_key` is ``<cohort>/<asset>``.
+    upstream
+        Asset -> slide id or ``cohort`` -> data version.
+    splits_digest
+        Data version of the folds.
+    parameters
+        Hyper-parameters and settings, JSON values.
+    predictor, input_example
+        The final model and a few rows it accepts.
+    lineage
+        Tree down to slide digests (`mm_assets.resources.lineage.to_json`).
+    weights
+        Stamp of the encoder weights, e.g. ``resnet50 random:0``.
+    metrics
+        Columns metric, value, and optionally low, high (interval).
+    per_fold
+        Columns model, repeat, fold, metric, value; `model` also names ablations.
+    """
+
+    cohort: str
+    task: str
+    model: str
+    dagster_run_id: str
+    asset_key: str
+    code_version: str
+    upstream: dict[str, dict[str, str]]
+    splits_digest: str
+    parameters: dict[str, JSON]
+    predictor: Predictor
+    input_example: pd.DataFrame
+    lineage: dict[str, JSON] = field(default_factory=dict)
+    weights: str = ""
+    metrics: pd.DataFrame | None = None
+    per_fold: pd.DataFrame | None = None
+
+    @property
+    def name(self) -> str:
+        """``<cohort>.<task>.<model>``."""
+        return f"{self.cohort}.{self.task}.{self.model}"
+
+    def fingerprint(self) -> str:
+        """Digest of everything that determines the model; equal means: need not be made again."""
+        made_from = [self.upstream, self.splits_digest, self.parameters, self.code_version]
+        return bytes_digest(canonical_json([self.name, self.weights, *made_from]))
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A version in the registry, with its page in the MLflow UI."""
+
+    name: str
+    version: int
+    run_id: str
+    url: str
+
+
+class Tracking(dg.ConfigurableResource):
+    """MLflow tracking server, or by default an SQLite database under ``MM_HOME``."""
+
+    tracking_uri: str = Field(
+        default="",
+        description="MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else mlflow/mlflow.db under "
+        "MM_HOME.",
+    )
+    artifact_root: str = Field(
+        default="",
+        description="Folder or s3:// prefix of MLflow's files; empty: beside the SQLite database, "
+        "or what the tracking server says.",
+    )
+
+    @property
+    def uri(self) -> str:
+        """Tracking URI in force."""
+        default = f"sqlite:///{mm_home() / 'mlflow' / 'mlflow.db'}"
+        return self.tracking_uri or os.environ.get(_TRACKING_URI) or default
+
+    def log_model(self, run: ModelRun) -> RegisteredModel:
+        """Log a run and register its model, unless a version with its fingerprint exists.
+
+        The first version becomes ``champion``, later ones ``challenger``.
+        """
+        client = self._client()
+        with self._exclusive():
+            version = self._version_with(client, run.name, run.fingerprint())
+            if version is None:
+                version = self._register(client, run)
+            self._set_alias(client, version)
+        return _registered(version)
+
+    def attach(
+        self,
+        run_id: str,
+        metrics: pd.DataFrame | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Add metrics with intervals (columns metric, value, low, high) and files to a run."""
+        client = self._client()
+        with self._exclusive():
+            if metrics is not None:
+                _log_metrics(client, run_id, _metrics_with_intervals(metrics))
+            _log_files(client, run_id, files or {})
+
+    def link(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags on a run."""
+        client = self._client()
+        with self._exclusive():
+            for key, value in tags.items():
+                client.set_tag(run_id, key, value)
+
+    def version(self, name: str, version_or_alias: int | str = CHAMPION) -> RegisteredModel:
+        """Version of a registered model by number or alias.
+
+        Raises
+        ------
+        LookupError
+            When there is no such model, version or alias.
+        """
+        from mlflow.exceptions import MlflowException
+
+        client = self._client()
+        try:
+            if str(version_or_alias).isdigit():
+                return _registered(client.get_model_version(name, str(version_or_alias)))
+            return _registered(client.get_model_version_by_alias(name, str(version_or_alias)))
+        except MlflowException as error:
+            known = ", ".join(sorted(m.name for m in client.search_registered_models())) or "none"
+            raise LookupError(
+                f"model {name!r} has no version or alias {version_or_alias!r} in {self.uri}; "
+                f"registered models: {known}"
+            ) from error
+
+    def load(self, name: str, version_or_alias: int | str = CHAMPION) -> PyFuncModel:
+        """Registered model, ready to `predict` a DataFrame."""
+        found = self.version(name, version_or_alias)
+        with _hushed():
+            return _mlflow(self.uri).pyfunc.load_model(f"models:/{found.name}/{found.version}")
+
+    def lineage(self, model: RegisteredModel) -> dict[str, Any]:
+        """Lineage as logged with a version."""
+        artifacts = _mlflow(self.uri).artifacts
+        return artifacts.load_dict(f"runs:/{model.run_id}/lineage/lineage.json")
+
+    def _client(self) -> MlflowClient:
+        # MLflow locks the creation of its tables itself, but their folder must be there.
+        if (database := self._database()) is not None:
+            database.parent.mkdir(parents=True, exist_ok=True)
+        return _mlflow(self.uri).MlflowClient()
+
+    def _database(self) -> Path | None:
+        if not self.uri.startswith("sqlite:///"):
+            return None
+        return Path(self.uri.removeprefix("sqlite:///").split("?")[0])
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """One writer at a time on SQLite; the kernel frees the lock when a process dies."""
+        database = self._database()
+        if database is None:
+            yield
+            return
+        with open(f"{database}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _experiment(self, client: MlflowClient, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        for _ in range(2):
+            experiment = client.get_experiment_by_name(name)
+            if experiment is not None:
+                if experiment.lifecycle_stage == "deleted":  # somebody deleted it in the UI
+                    client.restore_experiment(experiment.experiment_id)
+                return str(experiment.experiment_id)
+            with contextlib.suppress(MlflowException):  # another process was faster: look again
+                return str(client.create_experiment(name, self._artifact_location(name)))
+        raise RuntimeError(f"MLflow experiment {name!r} cannot be created in {self.uri}")
+
+    def _artifact_location(self, experiment: str) -> str | None:
+        database = self._database()
+        root = self.artifact_root or (str(database.parent / "artifacts") if database else "")
+        return f"{root.rstrip('/')}/{experiment}" if root else None
+
+    def _version_with(
+        self, client: MlflowClient, name: str, fingerprint: str
+    ) -> ModelVersion | None:
+        found = client.search_model_versions(
+            f"name = '{name}' and tags.`{FINGERPRINT_TAG}` = '{fingerprint}'"
+        )
+        return found[0] if found else None
+
+    def _register(self, client: MlflowClient, run: ModelRun) -> ModelVersion:
+        experiment = self._experiment(client, f"{run.cohort}.{run.task}")
+        self._end_abandoned(client, experiment, run.fingerprint())
+        tags = _tags(run)
+        run_id = client.create_run(experiment, run_name=run.model, tags=tags).info.run_id
+        with _mlflow(self.uri).start_run(run_id=run_id):
+            _log_params(client, run_id, run)
+            _log_metrics(client, run_id, _all_metrics(run))
+            _log_files(client, run_id, _files(run))
+            model_uri, model_id = self._log_pyfunc(run)
+        _ensure_registered_model(client, run.name)
+        return client.create_model_version(
+            run.name, source=model_uri, run_id=run_id, tags=tags, model_id=model_id
+        )
+
+    def _end_abandoned(self, client: MlflowClient, experiment: str, fingerprint: str) -> None:
+        """Close the runs that a killed attempt at the same model left open."""
+        left = client.search_runs(
+            [experiment],
+            f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}' and attributes.status = 'RUNNING'",
+        )
+        for run in left:
+            client.set_terminated(run.info.run_id, "KILLED")
+
+    def _log_pyfunc(self, run: ModelRun) -> tuple[str, str]:
+        import cloudpickle
+
+        mlflow = _mlflow(self.uri)
+        example = run.input_example
+        with tempfile.TemporaryDirectory() as folder, _hushed():
+            predictor, code = Path(folder, "predictor.pkl"), Path(folder, "served.py")
+            predictor.write_bytes(cloudpickle.dumps(run.predictor))
+            code.write_text(_SERVED)
+            info = mlflow.pyfunc.log_model(
+                name=run.model,
+                python_model=str(code),
+                artifacts={"predictor": str(predictor)},
+                signature=mlflow.models.infer_signature(example, run.predictor.predict(example)),
+                input_example=example if example.shape[1] <= _EXAMPLE_COLUMNS else None,
+                pip_requirements=[_requirement()],
+            )
+        return info.model_uri, info.model_id
+
+    def _set_alias(self, client: MlflowClient, version: ModelVersion) -> None:
+        aliases = client.get_registered_model(version.name).aliases
+        if CHAMPION not in aliases:
+            client.set_registered_model_alias(version.name, CHAMPION, version.version)
+        elif int(version.version) > int(aliases.get(CHALLENGER, aliases[CHAMPION])):
+            client.set_registered_model_alias(version.name, CHALLENGER, version.version)
+
+
+def _mlflow(uri: str) -> Any:
+    for variable, value in _QUIET.items():
+        os.environ.setdefault(variable, value)
+    import mlflow
+    import mlflow.artifacts
+    import mlflow.models
+    import mlflow.pyfunc
+
+    for logger in ("mlflow", "alembic"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    given = os.environ.pop(_TRACKING_URI, None)
+    mlflow.set_tracking_uri(uri)
+    os.environ.pop(_TRACKING_URI, None)  # MLflow sets it; what the user set must stay as it was
+    if given is not None:
+        os.environ[_TRACKING_URI] = given
+    return mlflow
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Without MLflow's advice about integer columns, type hints and pip."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _ensure_registered_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _registered(version: ModelVersion) -> RegisteredModel:
+    base = os.environ.get("MM_MLFLOW_URL", "http://127.0.0.1:5000").rstrip("/")
+    url = f"{base}/#/models/{quote(version.name)}/versions/{version.version}"
+    return RegisteredModel(version.name, int(version.version), str(version.run_id), url)
+
+
+def _tags(run: ModelRun) -> dict[str, str]:
+    dagster = os.environ.get("MM_DAGSTER_URL", "http://127.0.0.1:3000").rstrip("/")
+    return {
+        FINGERPRINT_TAG: run.fingerprint(),
+        "mm.cohort": run.cohort,
+        "mm.task": run.task,
+        "mm.model": run.model,
+        "mm.code_version": run.code_version,
+        "mm.splits": run.splits_digest,
+        "mm.weights": run.weights or "none",
+        "dagster.run_id": run.dagster_run_id,
+        "dagster.asset_key": run.asset_key,
+        "dagster.run_url": f"{dagster}/runs/{run.dagster_run_id}",
+        "dagster.asset_url": f"{dagster}/assets/{run.asset_key}",
+        **{
+            f"mm.upstream.{asset}": bytes_digest(canonical_json(versions))
+            for asset, versions in run.upstream.items()
+        },
+    }
+
+
+def _requirement() -> str:
+    try:
+        return f"mm_assets=={metadata.version('mm_assets')}"
+    except metadata.PackageNotFoundError:
+        return "mm_assets"
+
+
+def _log_params(client: MlflowClient, run_id: str, run: ModelRun) -> None:
+    from mlflow.entities import Param
+
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in run.parameters.items()
+    }
+    client.log_batch(run_id, params=[Param(key, text) for key, text in texts.items()])
+
+
+def _log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
+    for start in range(0, len(metrics), 1000):  # MLflow's limit for one batch
+        client.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+
+def _all_metrics(run: ModelRun) -> list[Metric]:
+    overall = [] if run.metrics is None else _metrics_with_intervals(run.metrics)
+    return overall + ([] if run.per_fold is None else _fold_metrics(run.model, run.per_fold))
+
+
+def _metrics_with_intervals(table: pd.DataFrame) -> list[Metric]:
+    columns = {"value": "", "low": "_low", "high": "_high"}
+    return [
+        metric
+        for row in table.to_dict("records")
+        for column, suffix in columns.items()
+        if column in row
+        for metric in _metric(f"{row['metric']}{suffix}", row[column])
+    ]
+
+
+def _fold_metrics(model: str, table: pd.DataFrame) -> list[Metric]:
+    """Metric ``<metric>_fold``, one step per fold; ablations in a group of their own."""
+    folds = int(table["fold"].max()) + 1 if len(table) else 0
+    return [
+        metric
+        for row in table.to_dict("records")
+        for metric in _metric(
+            ("" if row["model"] == model else f"{row['model']}/") + f"{row['metric']}_fold",
+            row["value"],
+            step=int(row["repeat"]) * folds + int(row["fold"]),
+        )
+    ]
+
+
+def _metric(key: str, value: float, step: int = 0) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    if not math.isfinite(value):
+        return []  # MLflow draws NaN as a figure; the table beside it keeps it
+    return [Metric(key, float(value), int(time.time() * 1000), step)]
+
+
+def _files(run: ModelRun) -> dict[str, bytes]:
+    import pandas as pd
+
+    inputs = pd.DataFrame(
+        [
+            (asset, name, digest)
+            for asset, versions in sorted(run.upstream.items())
+            for name, digest in sorted(versions.items())
+        ],
+        columns=["asset", "name", "data_version"],
+    )
+    tables = {"lineage/inputs.csv": inputs, "metrics.csv": run.metrics, "folds.csv": run.per_fold}
+    return {
+        "lineage/lineage.json": json.dumps(run.lineage).encode(),
+        "input_example.csv": run.input_example.to_csv(index=False).encode(),
+        "parameters.json": json.dumps(run.parameters, indent=2).encode(),
+        **{
+            path: table.to_csv(index=False).encode()
+            for path, table in tables.items()
+            if table is not None
+        },
+    }
+
+
+def _log_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes]) -> None:
+    if not files:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        client.log_artifacts(run_id, folder)
