@@ -64,8 +64,8 @@ def splits_checks(
         checks.append(Check("sites_apart", passed=shared.empty, note=_listing(shared)))
     test = splits[splits["role"] == "test"].groupby(["repeat", "fold"]).size()
     uneven = test.max() > 2 * test.min()
-    notes = [f"test folds hold {test.min()} to {test.max()} patients", *map(str, problems)]
-    checks.append(Check("fold_sizes", passed=not uneven and not problems, note="\n".join(notes)))
+    sizes = f"test folds hold {test.min()} to {test.max()} patients"
+    checks += [Check("fold_sizes", passed=not uneven, note=sizes), remarks(problems)]
     return tuple(checks)
 
 

@@ -9,7 +9,6 @@ import dagster as dg
 
 from mm_assets.assets.compute import gpu_lease
 from mm_assets.assets.stage import (
-    COHORT,
     CohortStage,
     Job,
     Produced,
@@ -20,7 +19,7 @@ from mm_assets.assets.stage import (
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.cohort.problems import CohortError
 from mm_assets.resources.receipts import Receipt
-from mm_assets.resources.store import ArtefactStore, Provenance
+from mm_assets.resources.store import COHORT, ArtefactStore, Provenance
 from mm_assets.resources.tracking import Tracking
 
 INPUTS_OK = "inputs_ok"

@@ -40,6 +40,14 @@ class Intake:
     waiting: tuple[Problem, ...]
 
 
+@dataclass(frozen=True)
+class _Verdicts:
+    """New slides: id -> reason of the refused, id -> trouble of those that cannot be reached."""
+
+    refused: dict[str, str]
+    unreachable: dict[str, str]
+
+
 def take_in(workspace: Workspace, instance: dg.DagsterInstance) -> Intake:
     """Compare the cohort's slides with the partitions and bring the partitions up to date.
 
@@ -63,9 +71,14 @@ def take_in(workspace: Workspace, instance: dg.DagsterInstance) -> Intake:
     quarantined = _quarantined(workspace)
     known = set(present) | set(quarantined)
     fresh = manifest[~manifest["slide_id"].isin(known)]
-    refused = _refuse(workspace, fresh)
-    quarantined |= refused
-    added = [slide for slide in fresh["slide_id"] if slide not in refused]
+    verdicts = _judge(workspace, fresh)
+    quarantined |= verdicts.refused
+    rejected = verdicts.refused.keys() | verdicts.unreachable.keys()
+    added = [slide for slide in fresh["slide_id"] if slide not in rejected]
+    problems += [
+        Problem(slide, why, "tried again at the next look", "warning")
+        for slide, why in verdicts.unreachable.items()
+    ]
     added += [s for s in manifest["slide_id"] if s in known - set(present) - set(quarantined)]
     listed = set(manifest["slide_id"])
     removed = [slide for slide in present if slide in quarantined or slide not in listed]
@@ -93,27 +106,27 @@ def _quarantined(workspace: Workspace) -> dict[str, str]:
     }
 
 
-def _refuse(workspace: Workspace, rows: pd.DataFrame) -> dict[str, str]:
-    """Check new slides; write and return the reason of each that cannot be used."""
+def _judge(workspace: Workspace, rows: pd.DataFrame) -> _Verdicts:
+    """Check new slides; a receipt keeps the reason of each that cannot be used."""
     from mm_assets.cohort.sources import localize
     from mm_assets.wsi.slide import inspect_slide
 
-    def reason(row: tuple[str, str, float]) -> str:
-        _, path, mpp = row
+    verdicts = _Verdicts({}, {})
+
+    def judge(slide: str, path: str, mpp: float) -> None:
         try:
             inspect_slide(localize(path, slide_cache()), mpp)
         except SlideError as error:
-            return str(error)
-        return ""
+            verdicts.refused[slide] = str(error)
+        except OSError as error:
+            verdicts.unreachable[slide] = str(error)
 
-    entries = list(rows[["slide_id", "path", "mpp"]].itertuples(index=False, name=None))
     with ThreadPoolExecutor(4) as pool:
-        reasons = dict(zip((e[0] for e in entries), pool.map(reason, entries), strict=True))
-    refused = {slide: why for slide, why in reasons.items() if why}
-    sources = slide_sources(workspace.config) if refused else {}
-    for slide, why in refused.items():
+        list(pool.map(judge, rows["slide_id"], rows["path"], rows["mpp"]))
+    sources = slide_sources(workspace.config) if verdicts.refused else {}
+    for slide, why in verdicts.refused.items():
         workspace.receipts.write(_refusal(workspace.config, slide, sources[slide], why))
-    return refused
+    return verdicts
 
 
 def _refusal(config: CohortConfig, slide: str, source: dict[str, str], reason: str) -> Receipt:

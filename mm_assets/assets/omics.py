@@ -13,10 +13,11 @@ from mm_assets.assets.checks import (
     splits_checks,
 )
 from mm_assets.assets.compute import Compute
-from mm_assets.assets.stage import COHORT, CohortStage, Job, Produced
+from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.cohort.clinical import endpoint_columns, make_endpoint
 from mm_assets.cohort.config import CohortConfig, Task
 from mm_assets.cohort.problems import refuse_errors
+from mm_assets.resources.store import COHORT
 
 CLINICAL, OMICS = "clinical", "omics"
 
@@ -95,7 +96,7 @@ def task_table_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
             parameters={"task": task.model_dump(), "evaluation": evaluation},
             sources=lambda c: source_digests(c.evaluation.splits),
             run=lambda job: _splits(job, task),
-            checks=("patients_apart", "sites_apart", "fold_sizes"),
+            checks=("patients_apart", "sites_apart", "fold_sizes", "remarks"),
         )
     ]
     if config.omics:

@@ -81,19 +81,24 @@ class ImagingConfig(_Strict):
         return self
 
 
-class ClassificationTask(_Strict):
+class _TaskBase(_Strict):
+    name: str = Field(pattern=NAME_PATTERN)
+    without_genes: list[str] = Field(
+        default_factory=list, description="Report the model without these genes too."
+    )
+
+
+class ClassificationTask(_TaskBase):
     """Predict a class label."""
 
-    name: str = Field(pattern=NAME_PATTERN)
     kind: Literal["classification"]
     column: str
     classes: list[str] = Field(min_length=2)
 
 
-class SurvivalTask(_Strict):
+class SurvivalTask(_TaskBase):
     """Predict time to an event under censoring."""
 
-    name: str = Field(pattern=NAME_PATTERN)
     kind: Literal["survival"]
     time: str = Field(description="Months of follow-up.")
     event: str | None = Field(None, description="Column that is 1 when the event was observed.")
@@ -157,9 +162,9 @@ class CohortConfig(_Strict):
     clinical: ClinicalConfig
     slides: SlidesConfig | None = None
     omics: OmicsConfig | None = None
-    imaging: ImagingConfig = ImagingConfig()  # type: ignore[call-arg]
-    evaluation: EvaluationConfig = EvaluationConfig()  # type: ignore[call-arg]
-    refresh: RefreshConfig = RefreshConfig()  # type: ignore[call-arg]
+    imaging: ImagingConfig = ImagingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    refresh: RefreshConfig = RefreshConfig()
     compute: dict[str, ComputeOverride] = Field(default_factory=dict)
     optional: bool = Field(
         False, description="No assets instead of an error while the data do not exist."

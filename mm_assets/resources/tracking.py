@@ -16,7 +16,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -81,6 +81,10 @@ _QUIET = {
 class Predictor(Protocol):
     """What is registered: picklable, its class importable where the model is loaded."""
 
+    @property
+    def feature_names(self) -> Sequence[str]:
+        """Columns that `predict` reads."""
+
     def predict(self, frame: pd.DataFrame, /) -> pd.DataFrame:
         """One row of output per row of input."""
 
@@ -107,10 +111,6 @@ class ModelRun:
         Tree down to slide digests (`mm_assets.resources.lineage.to_json`).
     weights
         Stamp of the encoder weights, e.g. ``resnet50 random:0``.
-    metrics
-        Columns metric, value, and optionally low, high (interval).
-    per_fold
-        Columns model, repeat, fold, metric, value; `model` also names ablations.
     """
 
     cohort: str
@@ -126,8 +126,6 @@ class ModelRun:
     input_example: pd.DataFrame
     lineage: dict[str, JSON] = field(default_factory=dict)
     weights: str = ""
-    metrics: pd.DataFrame | None = None
-    per_fold: pd.DataFrame | None = None
 
     @property
     def name(self) -> str:
@@ -186,15 +184,31 @@ class Tracking(dg.ConfigurableResource):
     def attach(
         self,
         run_id: str,
-        metrics: pd.DataFrame | None = None,
-        files: Mapping[str, bytes] | None = None,
+        model: str,
+        metrics: pd.DataFrame,
+        per_fold: pd.DataFrame,
+        files: Mapping[str, bytes],
     ) -> None:
-        """Add metrics with intervals (columns metric, value, low, high) and files to a run."""
+        """Add the evaluation to the run of a model.
+
+        Parameters
+        ----------
+        model
+            Metrics of this model get plain keys, those of its ablations ``<ablation>/<metric>``.
+        metrics
+            Columns model, metric, value, low, high.
+        per_fold
+            Columns model, repeat, fold, metric, value; logged as ``<metric>_fold``, a step a fold.
+        files
+            Path in the run's artefacts -> content.
+        """
         client = self._client()
+        tables = {"metrics.csv": metrics, "folds.csv": per_fold}
+        texts = {path: table.to_csv(index=False).encode() for path, table in tables.items()}
         with self._exclusive():
-            if metrics is not None:
-                _log_metrics(client, run_id, _metrics_with_intervals(metrics))
-            _log_files(client, run_id, files or {})
+            _log_metrics(client, run_id, _overall_metrics(model, metrics))
+            _log_metrics(client, run_id, _fold_metrics(model, per_fold))
+            _log_files(client, run_id, {**texts, **files})
 
     def link(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags on a run."""
@@ -237,10 +251,11 @@ class Tracking(dg.ConfigurableResource):
         return artifacts.load_dict(f"runs:/{model.run_id}/lineage/lineage.json")
 
     def _client(self) -> MlflowClient:
-        # MLflow locks the creation of its tables itself, but their folder must be there.
         if (database := self._database()) is not None:
             database.parent.mkdir(parents=True, exist_ok=True)
-        return _mlflow(self.uri).MlflowClient()
+        # The first client creates or migrates the tables, which two processes cannot do at once.
+        with self._exclusive():
+            return _mlflow(self.uri).MlflowClient()
 
     def _database(self) -> Path | None:
         if not self.uri.startswith("sqlite:///"):
@@ -291,7 +306,6 @@ class Tracking(dg.ConfigurableResource):
         run_id = client.create_run(experiment, run_name=run.model, tags=tags).info.run_id
         with _mlflow(self.uri).start_run(run_id=run_id):
             _log_params(client, run_id, run)
-            _log_metrics(client, run_id, _all_metrics(run))
             _log_files(client, run_id, _files(run))
             model_uri, model_id = self._log_pyfunc(run)
         _ensure_registered_model(client, run.name)
@@ -420,34 +434,31 @@ def _log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> No
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
 
-def _all_metrics(run: ModelRun) -> list[Metric]:
-    overall = [] if run.metrics is None else _metrics_with_intervals(run.metrics)
-    return overall + ([] if run.per_fold is None else _fold_metrics(run.model, run.per_fold))
-
-
-def _metrics_with_intervals(table: pd.DataFrame) -> list[Metric]:
+def _overall_metrics(model: str, table: pd.DataFrame) -> list[Metric]:
     columns = {"value": "", "low": "_low", "high": "_high"}
     return [
         metric
         for row in table.to_dict("records")
         for column, suffix in columns.items()
-        if column in row
-        for metric in _metric(f"{row['metric']}{suffix}", row[column])
+        for metric in _metric(_key(model, row) + suffix, row[column])
     ]
 
 
 def _fold_metrics(model: str, table: pd.DataFrame) -> list[Metric]:
-    """Metric ``<metric>_fold``, one step per fold; ablations in a group of their own."""
     folds = int(table["fold"].max()) + 1 if len(table) else 0
     return [
         metric
         for row in table.to_dict("records")
         for metric in _metric(
-            ("" if row["model"] == model else f"{row['model']}/") + f"{row['metric']}_fold",
+            f"{_key(model, row)}_fold",
             row["value"],
             step=int(row["repeat"]) * folds + int(row["fold"]),
         )
     ]
+
+
+def _key(model: str, row: Mapping[Hashable, Any]) -> str:
+    return f"{'' if row['model'] == model else row['model'] + '/'}{row['metric']}"
 
 
 def _metric(key: str, value: float, step: int = 0) -> list[Metric]:
@@ -469,16 +480,11 @@ def _files(run: ModelRun) -> dict[str, bytes]:
         ],
         columns=["asset", "name", "data_version"],
     )
-    tables = {"lineage/inputs.csv": inputs, "metrics.csv": run.metrics, "folds.csv": run.per_fold}
     return {
         "lineage/lineage.json": json.dumps(run.lineage).encode(),
         "input_example.csv": run.input_example.to_csv(index=False).encode(),
         "parameters.json": json.dumps(run.parameters, indent=2).encode(),
-        **{
-            path: table.to_csv(index=False).encode()
-            for path, table in tables.items()
-            if table is not None
-        },
+        "lineage/inputs.csv": inputs.to_csv(index=False).encode(),
     }
 
 

@@ -43,4 +43,8 @@ def register_versions(uri: str, code_versions: list[str]) -> None:
     tracking = Tracking(tracking_uri=uri)
     for code_version in code_versions:
         registered = tracking.log_model(model_run("concurrent", code_version))
-        tracking.attach(registered.run_id, pd.DataFrame({"metric": ["c"], "value": [0.6]}))
+        overall = {"model": "concurrent", "metric": "c", "value": 0.6, "low": 0.5, "high": 0.7}
+        fold = {"model": "concurrent", "repeat": 0, "fold": 0, "metric": "c", "value": 0.6}
+        tracking.attach(
+            registered.run_id, "concurrent", pd.DataFrame([overall]), pd.DataFrame([fold]), {}
+        )

@@ -16,7 +16,7 @@ from mm_assets_tests.resources.models import example, model_run, register_versio
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METRICS = pd.DataFrame(
-    {"metric": ["c_index", "uno"], "value": [0.66, 0.6], "low": [0.6, np.nan], "high": [0.7, 0.65]}
+    {"model": "heec", "metric": ["c_index", "uno"], "value": [0.66, 0.6], "low": [0.6, np.nan], "high": [0.7, 0.65]}
 )
 PER_FOLD = pd.DataFrame(
     {
@@ -58,8 +58,9 @@ def test_loads_in_a_fresh_process_and_predicts_the_same(tracking: Tracking, tmp_
 
 
 def test_everything_is_logged(tracking: Tracking):
-    run = model_run("heec", metrics=METRICS, per_fold=PER_FOLD, lineage={"root": "x"})
+    run = model_run("heec", lineage={"root": "x"})
     registered = tracking.log_model(run)
+    tracking.attach(registered.run_id, "heec", METRICS, PER_FOLD, {"report.html": b"<p>r</p>"})
     client = tracking._client()
     logged = client.get_run(registered.run_id)
     assert logged.info.status == "FINISHED"
@@ -134,14 +135,15 @@ def test_killed_attempt_is_closed(tracking: Tracking):
 
 def test_evaluation_is_attached_later(tracking: Tracking):
     registered = tracking.log_model(model_run("attached"))
-    tracking.attach(registered.run_id, METRICS, {"report/report.html": b"<p>report</p>"})
+    report = {"report/report.html": b"<p>report</p>"}
+    tracking.attach(registered.run_id, "heec", METRICS, PER_FOLD, report)
     tracking.link(registered.run_id, {"mm.evaluation": "sha256:9"})
     client = tracking._client()
     logged = client.get_run(registered.run_id)
     assert logged.data.metrics["c_index_low"] == 0.6
     assert logged.data.tags["mm.evaluation"] == "sha256:9"
-    report = client.download_artifacts(registered.run_id, "report/report.html")
-    assert Path(report).read_bytes() == b"<p>report</p>"
+    found = client.download_artifacts(registered.run_id, "report/report.html")
+    assert Path(found).read_bytes() == b"<p>report</p>"
 
 
 def test_wide_model_is_logged_in_seconds(tracking: Tracking):
@@ -212,4 +214,5 @@ def test_two_processes_at_once(processes: ForkServerContext, tracking: Tracking)
     found = client.search_model_versions("name = 'demo.survival.concurrent'")
     assert sorted(v.tags["mm.code_version"] for v in found) == versions
     runs = [client.get_run(v.run_id) for v in found]
-    assert [(r.info.status, r.data.metrics) for r in runs] == [("FINISHED", {"c": 0.6})] * 3
+    logged = {"c": 0.6, "c_low": 0.5, "c_high": 0.7, "c_fold": 0.6}
+    assert [(r.info.status, r.data.metrics) for r in runs] == [("FINISHED", logged)] * 3

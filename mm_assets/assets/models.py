@@ -1,0 +1,240 @@
+"""Stages that train: `clinical_cox_T` (or `clinical_logistic_T`) and `heec_T`.
+
+Each writes out-of-fold predictions of the model and its ablations, and registers the final model,
+fitted on all patients of the task, with its whole lineage.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from mm_assets.assets.compute import Compute
+from mm_assets.assets.extremum import extremum_name
+from mm_assets.assets.omics import CLINICAL, OMICS, filtered_omics_name, read_table, splits_name
+from mm_assets.assets.progress import Progress
+from mm_assets.assets.stage import CohortStage, Job, Produced
+from mm_assets.assets.tiles import TILES
+from mm_assets.cohort.clinical import Endpoint, covariate_columns, make_endpoint
+from mm_assets.cohort.config import CohortConfig, SurvivalTask, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mm_assets.models.features import FeatureBlocks, Variant
+    from mm_assets.resources.tracking import Predictor, RegisteredModel
+
+EXAMPLE_ROWS = 5
+
+
+def clinical_name(task: Task) -> str:
+    """Asset name of the clinical baseline: Cox for survival, logistic regression for classes."""
+    return f"clinical_{'cox' if isinstance(task, SurvivalTask) else 'logistic'}_{task.name}"
+
+
+def heec_name(task: Task) -> str:
+    """Asset name of HEEC."""
+    return f"heec_{task.name}"
+
+
+def model_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
+    """The models that the cohort's inputs allow."""
+    stages = []
+    if config.clinical.covariates != []:
+        stages.append(_clinical_stage(config, task))
+    if config.slides or config.omics:
+        stages.append(_heec_stage(config, task))
+    return stages
+
+
+def weights_stamp(job: Job) -> str:
+    """Encoder and weights behind the imaging features; empty without slides."""
+    receipts = job.workspace.receipts.read_all(job.workspace.config.cohort, TILES)
+    stamps = {
+        f"{r.metadata['encoder']} {r.metadata['weights']}"
+        for r in receipts.values()
+        if r.state == "done"
+    }
+    return ", ".join(sorted(stamps))
+
+
+def _clinical_stage(config: CohortConfig, task: Task) -> CohortStage:
+    return CohortStage(
+        outputs=(clinical_name(task),),
+        upstream=(CLINICAL, splits_name(task)),
+        group="models",
+        code_version="1",
+        description="Baseline on clinical covariates alone.",
+        kinds=frozenset({"lifelines", "mlflow"}),
+        parameters={"task": task.model_dump(), "covariates": config.clinical.covariates},
+        run=lambda job: _train_clinical(job, task),
+    )
+
+
+def _train_clinical(job: Job, task: Task) -> Produced:
+    from mm_assets.models.clinical import ClinicalModel, run_clinical_folds
+
+    config = job.workspace.config
+    clinical = read_table(job, CLINICAL)
+    endpoint = make_endpoint(clinical, task)
+    covariates = clinical[covariate_columns(clinical, config.clinical, task)]
+    name = clinical_name(task)
+    progress = Progress(f"{config.cohort}/{name}", 0, job.workspace.log)
+    predictions = run_clinical_folds(
+        covariates, endpoint, read_table(job, splits_name(task)), _horizons(task), progress.update
+    )
+    final = ClinicalModel.fit(covariates.loc[endpoint.table.index], endpoint, _horizons(task))
+    return _register(job, task, name, final, predictions, covariates)
+
+
+def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
+    upstream = [CLINICAL, splits_name(task)]
+    if config.omics:
+        upstream += [OMICS, filtered_omics_name(task)]
+    if config.slides:
+        upstream.append(extremum_name(task))
+    return CohortStage(
+        outputs=(heec_name(task),),
+        upstream=tuple(upstream),
+        group="models",
+        code_version="1",
+        description="HEEC: LightGBM on extremum vectors, in-fold filtered omics and clinical "
+        "covariates, with its ablations.",
+        kinds=frozenset({"lightgbm", "mlflow"}),
+        compute=Compute(cpu=2, memory_gib=8),
+        parameters={
+            "task": task.model_dump(),
+            "covariates": config.clinical.covariates,
+            "omics_features": config.evaluation.omics_features,
+            "preserve_sites": config.evaluation.preserve_sites,
+        },
+        run=lambda job: _train_heec(job, task),
+    )
+
+
+def _train_heec(job: Job, task: Task) -> Produced:
+    from mm_assets.models.heec import HeecParameters, fit_final, run_folds
+
+    config = job.workspace.config
+    clinical = read_table(job, CLINICAL)
+    endpoint = make_endpoint(clinical, task)
+    blocks = _feature_blocks(job, task, clinical)
+    filtered = read_table(job, filtered_omics_name(task)) if config.omics else None
+    parameters = HeecParameters(omics_features=config.evaluation.omics_features)
+    sites = clinical["site"] if config.evaluation.preserve_sites and "site" in clinical else None
+    name = heec_name(task)
+    progress = Progress(f"{config.cohort}/{name}", 0, job.workspace.log)
+    predictions = run_folds(
+        blocks,
+        endpoint,
+        read_table(job, splits_name(task)),
+        _horizons(task),
+        _variants(blocks, task),
+        parameters,
+        filtered,
+        sites,
+        progress.update,
+    )
+    final = fit_final(blocks, endpoint, _horizons(task), parameters, filtered, sites)
+    return _register(job, task, name, final, predictions, blocks.frame(endpoint.table.index))
+
+
+def _variants(blocks: "FeatureBlocks", task: Task) -> "list[Variant]":
+    from mm_assets.models.features import Variant, default_variants
+
+    variants = default_variants(blocks)
+    if task.without_genes and blocks.omics is not None:
+        genes = tuple(task.without_genes)
+        label = "_".join(gene.lower() for gene in genes)
+        variants.append(Variant(f"heec_no_{label}", without_genes=genes))
+    return variants
+
+
+def _feature_blocks(job: Job, task: Task, clinical: "pd.DataFrame") -> "FeatureBlocks":
+    from mm_assets.models.features import FeatureBlocks
+
+    config = job.workspace.config
+    columns = covariate_columns(clinical, config.clinical, task)
+    return FeatureBlocks(
+        imaging=_imaging_matrix(job, task) if config.slides else None,
+        omics=read_table(job, OMICS) if config.omics else None,
+        clinical=clinical[columns] if columns else None,
+    )
+
+
+def _imaging_matrix(job: Job, task: Task) -> "pd.DataFrame":
+    from mm_assets.cohort.manifest import read_manifest
+    from mm_assets.models.extremum import patient_matrix
+
+    assert job.workspace.config.slides is not None
+    manifest, _ = read_manifest(job.workspace.config.slides)
+    name = extremum_name(task)
+    by_slide = {
+        slide: job.workspace.store.read_table(job.ref(name, "parquet", slide))
+        for slide in job.upstream[name]
+    }
+    return patient_matrix(by_slide, manifest)
+
+
+def _horizons(task: Task) -> Sequence[float]:
+    return task.horizons if isinstance(task, SurvivalTask) else ()
+
+
+def _register(
+    job: Job,
+    task: Task,
+    name: str,
+    final: "Predictor",
+    predictions: "pd.DataFrame",
+    frame: "pd.DataFrame",
+) -> Produced:
+    """Store the out-of-fold predictions and register the final model."""
+    digest = job.workspace.store.write_table(
+        job.ref(name, "parquet"), predictions, job.provenance[name]
+    )
+    model = _log_model(job, task, name, final, frame)
+    metadata: dict[str, Any] = {
+        "models": ", ".join(predictions["model"].unique()),
+        "patients": int(predictions["patient_id"].nunique()),
+        "registered_model": model.name,
+        "version": model.version,
+        "mlflow_run": model.run_id,
+        "mlflow_url": model.url,
+        "weights": weights_stamp(job) if extremum_name(task) in job.upstream else "",
+    }
+    shown = {**metadata, "mlflow": dg.MetadataValue.url(model.url)}
+    return Produced({"parquet": digest}, shown)
+
+
+def _log_model(
+    job: Job, task: Task, name: str, final: "Predictor", frame: "pd.DataFrame"
+) -> "RegisteredModel":
+    from mm_assets.resources.lineage import lineage_of_provenance, to_json
+    from mm_assets.resources.tracking import ModelRun
+
+    provenance = job.provenance[name]
+    cohort = job.workspace.config.cohort
+    lineage = lineage_of_provenance(job.workspace.store, cohort, provenance)
+    columns = list(final.feature_names)
+    return job.workspace.tracking.log_model(
+        ModelRun(
+            cohort=cohort,
+            task=task.name,
+            model=name.removesuffix(f"_{task.name}"),
+            dagster_run_id=job.dagster_run_id,
+            asset_key=f"{cohort}/{name}",
+            code_version=provenance.code_version,
+            upstream=provenance.inputs,
+            splits_digest=next(iter(provenance.inputs[splits_name(task)].values())),
+            parameters=provenance.parameters,
+            predictor=final,
+            input_example=frame[columns].head(EXAMPLE_ROWS),
+            lineage=to_json(lineage),
+            weights=weights_stamp(job) if extremum_name(task) in job.upstream else "",
+        )
+    )
+
+
+def task_endpoint(job: Job, task: Task) -> Endpoint:
+    """The task's endpoint from the cohort's clinical table."""
+    return make_endpoint(read_table(job, CLINICAL), task)
