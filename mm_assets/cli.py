@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mm_assets.cohort.problems import CohortError, Problem
+from mm_assets.cohort.problems import CohortError, Problem, refuse_errors
 
 if TYPE_CHECKING:
     from mm_assets.assets.stage import Workspace
@@ -123,9 +123,11 @@ def _walk(
     import dagster as dg
 
     from mm_assets.assets.walk import Walk
+    from mm_assets.cohort.check import check_cohort
     from mm_assets.component import CohortComponent
     from mm_assets.resources.home import dagster_instance, default_resources
 
+    refuse_errors(check_cohort(space.config))
     definitions = dg.Definitions.merge(
         CohortComponent(space.config).definitions(),
         dg.Definitions(resources=default_resources(), executor=dg.in_process_executor),
@@ -238,7 +240,7 @@ def lineage(
 
     tree = resolve(ref, default_store(), Tracking())
     if as_json:
-        out.print_json(to_json(tree))
+        out.print_json(data=to_json(tree))
     else:
         for line in render(tree, full=full):
             out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Tiny cohorts for tests: small painted slides, tables and the YAML, in a few hundred milliseconds."""
+"""Tiny cohorts for tests: small painted slides, tables and the YAML."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,12 +116,18 @@ def write_yaml(folder: Path, cohort: str = "tiny", **sections: object) -> Path:
 
 
 def make_cohort(
-    folder: Path, patients: int, cohort: str = "tiny", slides: int | None = None, **sections: object
+    folder: Path,
+    patients: int,
+    slides: int | None = None,
+    slides_config: dict[str, object] | None = None,
+    **sections: object,
 ) -> Path:
     """A complete cohort: tables for `patients`, slides for the first `slides` of them."""
+    if slides_config:
+        sections = {"slides": slides_config, **sections}
     (folder / "slides").mkdir(parents=True)
     names = patient_ids(patients)
     write_tables(folder, names)
     for seed, patient in enumerate(names[: patients if slides is None else slides]):
         paint_slide(folder / "slides" / slide_name(patient), seed)
-    return write_yaml(folder, cohort, **sections)
+    return write_yaml(folder, **sections)

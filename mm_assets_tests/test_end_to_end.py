@@ -153,7 +153,7 @@ def test_report_is_one_readable_file(cohort: Cohort) -> None:
     html = (cohort.home / "store/tiny/cohort_report/cohort.html").read_text()
     assert "heec" in html
     assert f"{TRUNCATED}-S1" in html
-    assert "src=\"http" not in html
+    assert 'src="http' not in html
     assert str(cohort.yaml.parent) not in html
 
 

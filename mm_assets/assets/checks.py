@@ -10,7 +10,10 @@ from mm_assets.cohort.problems import Problem
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mm_assets.evaluation.comparison import Evaluation
+
 SHOWN = 50
+PLAUSIBLE_SLOPE = (0.5, 2.0)
 
 
 def remarks(problems: Sequence[Problem]) -> Check:
@@ -67,6 +70,21 @@ def splits_checks(
     sizes = f"test folds hold {test.min()} to {test.max()} patients"
     checks += [Check("fold_sizes", passed=not uneven, note=sizes), remarks(problems)]
     return tuple(checks)
+
+
+def evaluation_checks(evaluation: "Evaluation", metric: str, model: str) -> tuple[Check, ...]:
+    """Whether the judged model ranks better than chance and its probabilities can be believed."""
+    rows = evaluation.metrics
+    row = rows[(rows["model"] == model) & (rows["metric"] == metric)].iloc[0]
+    figures = f"{metric} {row['value']:.3f}, 95 % interval {row['low']:.3f} to {row['high']:.3f}"
+    fit = evaluation.calibration_fit
+    slopes = fit.loc[fit["model"] == model, ["target", "slope"]].dropna()
+    believable = slopes["slope"].between(*PLAUSIBLE_SLOPE)
+    note = ", ".join(f"{r.target}: slope {r.slope:.2f}" for r in slopes.itertuples())
+    return (
+        Check("better_than_chance", passed=bool(row["low"] > 0.5), note=figures),
+        Check("calibration", passed=bool(believable.all()), note=note),
+    )
 
 
 def _listing(names: "pd.Index") -> str:

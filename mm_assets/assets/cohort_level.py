@@ -75,7 +75,7 @@ def run_cohort_stage(
     absent = [asset for asset, found in upstream.items() if not found]
     if absent:
         raise dg.Failure(
-            f"{stage.name} reads {', '.join(absent)}, which has not been made: materialize it first",
+            f"{stage.name} reads {', '.join(absent)}: materialize that first",
             allow_retries=False,
         )
     provenance = cohort_provenance(stage, config, upstream)
@@ -166,7 +166,7 @@ def _check_results(
     stage: CohortStage, receipt: Receipt, produced: Produced | None
 ) -> list[dg.AssetCheckResult]:
     """Check results from the receipt, so that a reused artefact keeps its warnings."""
-    failed = json.loads(receipt.metadata[FAILED_CHECKS])
+    failed = json.loads(str(receipt.metadata[FAILED_CHECKS]))
     details = {check.name: check.metadata for check in produced.checks} if produced else {}
     return [
         dg.AssetCheckResult(

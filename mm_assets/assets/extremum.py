@@ -1,4 +1,4 @@
-"""Stage of extremum vectors: per dimension and level the smallest and largest value and its place."""
+"""Stage of extremum vectors: the smallest and largest value of each dimension, and where."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

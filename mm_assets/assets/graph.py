@@ -18,16 +18,16 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
     if config.slides:
         stages += [slide_stage(config), tissue_stage(config), embedding_stage(config)]
     stages += table_stages(config)
-    models: list[str] = []
+    models: dict[str, list[str]] = {}
     for task in config.tasks:
         stages += task_table_stages(config, task)
         if config.slides:
             stages.append(extremum_stage(config, task))
         task_models = model_stages(config, task)
         stages += task_models
-        stages.append(evaluation_stage(config, task, [stage.name for stage in task_models]))
-        models += [stage.name for stage in task_models]
-    stages.append(cohort_report_stage(config))
+        models[task.name] = [stage.name for stage in task_models]
+        stages.append(evaluation_stage(config, task, models[task.name]))
+    stages.append(cohort_report_stage(config, models))
     return stages
 
 

@@ -15,7 +15,7 @@ from mm_assets.assets.omics import CLINICAL, OMICS, filtered_omics_name, read_ta
 from mm_assets.assets.progress import Progress
 from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.assets.tiles import TILES
-from mm_assets.cohort.clinical import Endpoint, covariate_columns, make_endpoint
+from mm_assets.cohort.clinical import covariate_columns, make_endpoint
 from mm_assets.cohort.config import CohortConfig, SurvivalTask, Task
 
 if TYPE_CHECKING:
@@ -136,7 +136,9 @@ def _train_heec(job: Job, task: Task) -> Produced:
         progress.update,
     )
     final = fit_final(blocks, endpoint, _horizons(task), parameters, filtered, sites)
-    return _register(job, task, name, final, predictions, blocks.frame(endpoint.table.index))
+    return _register(
+        job, task, name, final, predictions, blocks.frame(endpoint.table.index.tolist())
+    )
 
 
 def _variants(blocks: "FeatureBlocks", task: Task) -> "list[Variant]":
@@ -233,8 +235,3 @@ def _log_model(
             weights=weights_stamp(job) if extremum_name(task) in job.upstream else "",
         )
     )
-
-
-def task_endpoint(job: Job, task: Task) -> Endpoint:
-    """The task's endpoint from the cohort's clinical table."""
-    return make_endpoint(read_table(job, CLINICAL), task)

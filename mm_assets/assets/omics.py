@@ -1,4 +1,4 @@
-"""Stages of the cohort's tables: `clinical`, `omics`, and per task `splits_T`, `filtered_omics_T`."""
+"""Stages of the tables: `clinical`, `omics`, and per task `splits_T`, `filtered_omics_T`."""
 
 import hashlib
 import json

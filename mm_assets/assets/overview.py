@@ -5,6 +5,7 @@ from typing import Any
 from mm_assets.assets.graph import cohort_stages
 from mm_assets.assets.partitions import is_quarantine
 from mm_assets.assets.reports import evaluation_name, read_results
+from mm_assets.assets.slides import manifest_rows
 from mm_assets.assets.stage import SlideStage, Workspace
 from mm_assets.resources.receipts import Receipt
 from mm_assets.resources.store import COHORT
@@ -68,33 +69,15 @@ def result_rows(space: Workspace, task: str) -> list[dict[str, Any]]:
         )
     metrics = read_results(space.store, space.config.cohort, task)
     stamp = receipt.metadata.get("weights", "")
+    columns = ["model", "metric", "value", "low", "high", "patients", "events", "protocol"]
     return [
-        {
-            "task": task,
-            "model": row.model,
-            "metric": row.metric,
-            "value": _rounded(row.value),
-            "low": _rounded(row.low),
-            "high": _rounded(row.high),
-            "patients": row.patients,
-            "events": row.events,
-            "protocol": row.protocol,
-            "weights": stamp,
-        }
-        for row in metrics.itertuples()
+        {"task": task, **dict(zip(columns, row, strict=True)), "weights": stamp}
+        for row in metrics[columns].round(4).itertuples(index=False, name=None)
     ]
 
 
-def _rounded(value: float) -> float:
-    return round(float(value), 4)
-
-
 def _manifest_slides(space: Workspace) -> list[str]:
-    from mm_assets.cohort.manifest import read_manifest
-
-    if space.config.slides is None:
-        return []
-    return list(read_manifest(space.config.slides)[0]["slide_id"])
+    return list(manifest_rows(space.config)) if space.config.slides else []
 
 
 def _state(receipt: Receipt | None) -> str:

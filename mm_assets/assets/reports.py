@@ -1,7 +1,9 @@
 """Stages that judge and explain: `evaluation_T` and `cohort_report`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +14,9 @@ from mm_assets.assets.models import heec_name, weights_stamp
 from mm_assets.assets.omics import CLINICAL, read_table, source_digests, splits_name
 from mm_assets.assets.partitions import is_quarantine
 from mm_assets.assets.progress import Progress
-from mm_assets.assets.slides import markdown_image
+from mm_assets.assets.slides import manifest_rows, markdown_image
 from mm_assets.assets.stage import CohortStage, Job, Produced
+from mm_assets.assets.tiles import TILES
 from mm_assets.cohort.clinical import make_endpoint
 from mm_assets.cohort.config import CohortConfig, SurvivalTask, Task
 from mm_assets.resources.receipts import Receipt
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mm_assets.evaluation.comparison import Evaluation
-    from mm_assets.evaluation.report import TaskReport
+    from mm_assets.evaluation.report import FlowStep, TaskReport
 
 REPORT = "cohort_report"
 
@@ -71,6 +74,7 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
     import pandas as pd
 
     from mm_assets.evaluation.comparison import evaluate
+    from mm_assets.evaluation.report import render_task_report
 
     config = job.workspace.config
     clinical = read_table(job, CLINICAL)
@@ -92,9 +96,7 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
         )
         for table, frame in evaluation.tables().items()
     }
-    report = _task_report(job, task, evaluation)
-    from mm_assets.evaluation.report import render_task_report
-
+    report = _task_report(job, task, models, evaluation)
     html = render_task_report(report).encode()
     outputs["html"] = job.workspace.store.write_bytes(
         job.ref(name, "html"), html, job.provenance[name]
@@ -114,9 +116,7 @@ def _judged_model(models: list[str], task: Task) -> str:
     return asset.removesuffix(f"_{task.name}")
 
 
-def _attach(
-    job: Job, task: Task, receipt: Receipt, evaluation: "Evaluation", html: bytes
-) -> None:
+def _attach(job: Job, task: Task, receipt: Receipt, evaluation: "Evaluation", html: bytes) -> None:
     """Give a model's MLflow run its share of the evaluation."""
     model = receipt.asset.removesuffix(f"_{task.name}")
     family = set(str(receipt.metadata["models"]).split(", "))
@@ -124,3 +124,178 @@ def _attach(
     per_fold = evaluation.per_fold[evaluation.per_fold["model"].isin(family)]
     run_id = str(receipt.metadata["mlflow_run"])
     job.workspace.tracking.attach(run_id, model, metrics, per_fold, {"report/report.html": html})
+
+
+def _task_report(job: Job, task: Task, models: list[str], evaluation: "Evaluation") -> "TaskReport":
+    from mm_assets.evaluation.report import TaskReport
+
+    config = job.workspace.config
+    endpoint = make_endpoint(read_table(job, CLINICAL), task)
+    full = _judged_model(models, task)
+    evaluated = tuple(dict.fromkeys(evaluation.metrics["model"]))
+    single = tuple(m for m in evaluated if m.endswith(("_imaging", "_omics"))) + tuple(
+        m for m in evaluated if m.startswith("clinical_")
+    )
+    return TaskReport(
+        cohort=config.cohort,
+        task=task.name,
+        endpoint=_endpoint_in_words(task),
+        evaluation=evaluation,
+        full_model=full,
+        single_models=single,
+        excluded=endpoint.excluded,
+        classes=endpoint.classes,
+        attainable=_attainable(config, task),
+        weights=weights_stamp(job) or None if config.slides else None,
+        registered=_registered(job, models),
+        provenance={
+            "splits": job.upstream[splits_name(task)][COHORT].digest,
+            "clinical table": job.upstream[CLINICAL][COHORT].digest,
+            **{f"{model} predictions": job.upstream[model][COHORT].digest for model in models},
+        },
+    )
+
+
+def _endpoint_in_words(task: Task) -> str:
+    if isinstance(task, SurvivalTask):
+        return f"time to the event ({task.time}, in months; {task.event or task.censored})"
+    return f"{task.column}: {' or '.join(task.classes)}"
+
+
+def _attainable(config: CohortConfig, task: Task) -> dict[str, float]:
+    """Best attainable value of the main metric, which only a synthetic cohort knows."""
+    if config.evaluation.attainable is None:
+        return {}
+    best = json.loads(Path(config.evaluation.attainable).read_text()).get(task.name)
+    return {best["metric"]: float(best["value"])} if best else {}
+
+
+def _registered(job: Job, models: list[str]) -> "pd.DataFrame":
+    import pandas as pd
+
+    rows = []
+    for model in models:
+        facts = job.upstream[model][COHORT].metadata
+        rows.append(
+            {
+                "model": facts["registered_model"],
+                "version": facts["version"],
+                "alias": "champion" if facts["version"] == 1 else "challenger",
+                "decision": "",
+                "url": facts["mlflow_url"],
+            }
+        )
+    return pd.DataFrame(rows, columns=["model", "version", "alias", "decision", "url"])
+
+
+def _shown(job: Job, task: Task, evaluation: "Evaluation", report: "TaskReport") -> dict[str, Any]:
+    """Metadata of the evaluation: verdict, table and forest plot for the UI."""
+    from mm_assets.evaluation.plots import metric_forest
+
+    metric = main_metric(task)
+    rows = evaluation.metrics[evaluation.metrics["metric"] == metric]
+    best = rows.set_index("model")["value"]
+    forest = metric_forest(evaluation.metrics, metric, report.plot_context, "png")
+    return {
+        "verdict": report.verdict,
+        "weights": report.weights or "",
+        f"{metric} of {report.full_model}": float(best[report.full_model]),
+        "protocol": str(rows["protocol"].iloc[0]),
+        "results": dg.MetadataValue.md(
+            rows[["model", "value", "low", "high", "patients", "events"]]
+            .round(3)
+            .to_markdown(index=False)
+        ),
+        "forest": dg.MetadataValue.md(markdown_image(forest, task.name)),
+    }
+
+
+def cohort_report_stage(config: CohortConfig, models: Mapping[str, list[str]]) -> CohortStage:
+    """`cohort_report`; `models` are the model assets of each task."""
+    per_task = [
+        asset
+        for task in config.tasks
+        for asset in (splits_name(task), *models[task.name], evaluation_name(task.name))
+    ]
+    slides = ("slide", TILES) if config.slides else ()
+    return CohortStage(
+        outputs=(REPORT,),
+        upstream=(CLINICAL, *slides, *per_task),
+        group="reports",
+        code_version="1",
+        description="One self-contained page for people.",
+        kinds=frozenset({"html"}),
+        parameters={"tasks": [task.model_dump() for task in config.tasks]},
+        run=lambda job: _cohort_report(job, models),
+    )
+
+
+def _cohort_report(job: Job, models: Mapping[str, list[str]]) -> Produced:
+    from mm_assets.evaluation.report import CohortReport, render_cohort_report
+
+    config = job.workspace.config
+    reports = tuple(_stored_task_report(job, task, models[task.name]) for task in config.tasks)
+    html = render_cohort_report(
+        CohortReport(
+            cohort=config.cohort,
+            created=f"{datetime.now(UTC):%Y-%m-%d}",
+            tasks=reports,
+            flow=tuple(_flow(job, reports)),
+            quarantined=_quarantined(job),
+            provenance={"mm_assets": version("mm-assets"), "Dagster run": job.dagster_run_id},
+        )
+    ).encode()
+    ref = job.ref(REPORT, "html")
+    digest = job.workspace.store.write_bytes(ref, html, job.provenance[REPORT])
+    local = job.workspace.store.local_path(ref)
+    return Produced(
+        {"html": digest},
+        {
+            **{f"verdict {report.task}": report.verdict for report in reports},
+            **({"report": dg.MetadataValue.path(str(local))} if local else {}),
+        },
+    )
+
+
+def _stored_task_report(job: Job, task: Task, models: list[str]) -> "TaskReport":
+    from dataclasses import fields
+
+    from mm_assets.evaluation.comparison import Evaluation
+
+    config = job.workspace.config
+    tables = {
+        field.name: job.workspace.store.read_table(_table_ref(config.cohort, task.name, field.name))
+        for field in fields(Evaluation)
+    }
+    return _task_report(job, task, models, Evaluation(**tables))
+
+
+def _flow(job: Job, reports: tuple["TaskReport", ...]) -> Iterator["FlowStep"]:
+    from mm_assets.evaluation.report import FlowStep
+
+    config = job.workspace.config
+    yield FlowStep("patients in the clinical table", len(read_table(job, CLINICAL)))
+    if config.slides:
+        found = len(manifest_rows(config))
+        used = len(job.upstream[TILES])
+        yield FlowStep("slides found", found)
+        yield FlowStep("slides embedded", used, f"{found - used} quarantined, failed or new")
+    for report in reports:
+        patients = int(report.evaluation.metrics["patients"].max())
+        detail = f"{len(report.excluded)} left out" if len(report.excluded) else ""
+        yield FlowStep(f"patients in task {report.task}", patients, detail)
+
+
+def _quarantined(job: Job) -> "pd.DataFrame":
+    import pandas as pd
+
+    config = job.workspace.config
+    receipts = [
+        receipt
+        for asset in ("slide", "tissue", TILES)
+        if config.slides
+        for receipt in job.workspace.receipts.read_all(config.cohort, asset).values()
+        if is_quarantine(receipt)
+    ]
+    rows = {receipt.name: receipt.reason for receipt in receipts}
+    return pd.DataFrame(sorted(rows.items()), columns=["slide_id", "reason"])

@@ -5,15 +5,18 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
 from mm_assets.cohort.config import CohortConfig, mm_home
+
+if TYPE_CHECKING:
+    from mm_assets.wsi.slide import Slide
 
 SLIDE_CACHE = "cache/slides"
 
@@ -23,17 +26,35 @@ def slide_cache() -> Path:
     return mm_home() / SLIDE_CACHE
 
 
-def slide_sources(config: CohortConfig) -> dict[str, dict[str, str]]:
-    """Slide id -> what identifies its file and its manifest entry without reading the pixels."""
+@dataclass(frozen=True)
+class ManifestRow:
+    """A slide as the manifest has it; `mpp` is NaN where it says nothing."""
+
+    path: str
+    patient_id: str
+    mpp: float
+
+
+def manifest_rows(config: CohortConfig) -> dict[str, ManifestRow]:
+    """Slide id -> its row of the manifest, in order of slide id."""
     from mm_assets.cohort.manifest import read_manifest
-    from mm_assets.cohort.sources import stamps
 
     assert config.slides is not None
     manifest, _ = read_manifest(config.slides)
-    stamp = stamps(manifest["path"])
+    columns = (manifest[name].tolist() for name in ("path", "patient_id", "mpp"))
+    rows = (ManifestRow(*values) for values in zip(*columns, strict=True))
+    return dict(zip(manifest["slide_id"].tolist(), rows, strict=True))
+
+
+def slide_sources(config: CohortConfig) -> dict[str, dict[str, str]]:
+    """Slide id -> what identifies its file and its manifest entry without reading the pixels."""
+    from mm_assets.cohort.sources import stamps
+
+    rows = manifest_rows(config)
+    stamp = stamps(row.path for row in rows.values())
     return {
-        row.slide_id: {"file": stamp[row.path], "mpp": f"{row.mpp:g}"}
-        for row in manifest.itertuples()
+        slide: {"file": stamp[row.path], "mpp": f"{row.mpp:g}", "patient": row.patient_id}
+        for slide, row in rows.items()
     }
 
 
@@ -57,38 +78,34 @@ def slide_stage(config: CohortConfig) -> SlideStage:
 
 @contextmanager
 def _slide_worker(workspace: Workspace) -> Iterator[SlideWorker]:
-    from mm_assets.cohort.manifest import read_manifest
     from mm_assets.cohort.sources import localize
     from mm_assets.wsi.slide import inspect_slide, slide_digest
 
-    assert workspace.config.slides is not None
-    manifest, _ = read_manifest(workspace.config.slides)
-    rows = manifest.set_index("slide_id")
+    rows = manifest_rows(workspace.config)
 
     def work(job: Job) -> Mapping[str, Produced]:
-        row = rows.loc[job.name]
-        path = localize(row["path"], slide_cache())
-        facts = inspect_slide(path, row["mpp"])
-        record = {**asdict(facts), "patient_id": row["patient_id"], "sha256": slide_digest(path)}
+        row = rows[job.name]
+        path = localize(row.path, slide_cache())
+        facts = inspect_slide(path, row.mpp)
+        record = {**asdict(facts), "patient_id": row.patient_id, "sha256": slide_digest(path)}
         digest = job.workspace.store.write_bytes(
             job.ref("slide", "json"),
             json.dumps(record, sort_keys=True).encode(),
             job.provenance["slide"],
         )
-        shown = ("vendor", "width", "height", "mpp", "mpp_source", "patient_id")
+        shown = ("vendor", "width", "height", "mpp", "mpp_source", "patient_id", "sha256")
         return {"slide": Produced({"json": digest}, {key: record[key] for key in shown})}
 
     yield work
 
 
 @contextmanager
-def open_local_slide(workspace: Workspace, slide_id: str, rows: Any) -> Iterator[Any]:
-    """The slide of `slide_id` opened for reading, copied to the cache first if it is remote."""
+def open_local_slide(row: ManifestRow) -> "Iterator[Slide]":
+    """The slide of a manifest row opened for reading, copied to the cache first if remote."""
     from mm_assets.cohort.sources import localize
     from mm_assets.wsi.slide import open_slide
 
-    row = rows.loc[slide_id]
-    with open_slide(localize(row["path"], slide_cache()), row["mpp"]) as slide:
+    with open_slide(localize(row.path, slide_cache()), row.mpp) as slide:
         yield slide
 
 
@@ -110,14 +127,12 @@ def tissue_stage(config: CohortConfig) -> SlideStage:
 
 @contextmanager
 def _tissue_worker(workspace: Workspace) -> Iterator[SlideWorker]:
-    from mm_assets.cohort.manifest import read_manifest
     from mm_assets.wsi.tissue import find_tissue, tissue_outline_png
 
-    assert workspace.config.slides is not None
-    rows = read_manifest(workspace.config.slides)[0].set_index("slide_id")
+    rows = manifest_rows(workspace.config)
 
     def work(job: Job) -> Mapping[str, Produced]:
-        with open_local_slide(workspace, job.name, rows) as slide:
+        with open_local_slide(rows[job.name]) as slide:
             tissue = find_tissue(slide)
         outline = tissue_outline_png(tissue)
         parts = {

@@ -126,7 +126,7 @@ class Stage:
     code_version: str
     description: str
     kinds: frozenset[str] = frozenset()
-    compute: Compute = Compute()
+    compute: Compute = field(default_factory=Compute)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     on_refresh: bool = True
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mm_assets.assets.compute import Compute
-from mm_assets.assets.slides import open_local_slide, read_mask
+from mm_assets.assets.slides import manifest_rows, open_local_slide, read_mask
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
 from mm_assets.cohort.config import CohortConfig
 
@@ -31,21 +31,18 @@ def embedding_stage(config: CohortConfig) -> SlideStage:
 
 @contextmanager
 def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
-    from mm_assets.cohort.manifest import read_manifest
     from mm_assets.encoders.registry import load_encoder
     from mm_assets.wsi.embed import embed_slide
     from mm_assets.wsi.tiling import plan_tiles
 
-    config = workspace.config
-    assert config.slides is not None
-    imaging = config.imaging
-    rows = read_manifest(config.slides)[0].set_index("slide_id")
+    imaging = workspace.config.imaging
+    rows = manifest_rows(workspace.config)
     encoder = load_encoder(imaging.encoder, imaging.weights)
 
     def work(job: Job) -> Mapping[str, Produced]:
         store = job.workspace.store
         mask, downsample = read_mask(job)
-        with open_local_slide(workspace, job.name, rows) as slide:
+        with open_local_slide(rows[job.name]) as slide:
             plan = plan_tiles(
                 slide.width,
                 slide.height,

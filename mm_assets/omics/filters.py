@@ -60,7 +60,7 @@ def fit_filter(
     scored["p_value"] = np.exp(scored["log_p"])
     scored["q_value"] = _benjamini_hochberg(scored["p_value"].to_numpy())
     scored["rank"] = np.arange(1, len(scored) + 1)
-    scored["modality"] = scored["feature"].str.partition(":")[0]
+    scored["modality"] = scored["feature"].map(lambda name: name.partition(":")[0])
     columns = ["feature", "modality", "statistic", "p_value", "q_value", "rank"]
     return scored.iloc[:keep][[*columns, "winsor_low", "winsor_high", "median"]]
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mm_assets.resources.tracking import Tracking
 
 _MODEL = re.compile(r"(?P<name>[^/@:.]+\.[^/@:.]+\.[^/@:]+)(?:[@:](?P<version>[^/@:]+))?")
+FACTS = ("sha256", "weights", "weights_sha256")
 _READ_ALL_ABOVE = 16  # more names than this: one listing and threaded reads
 
 
@@ -37,6 +38,8 @@ class LineageNode:
         Data version that the artefact downstream read.
     code_version, parameters
         How it was made; empty for what was not made here, such as a slide file.
+    facts
+        Digest of the slide's file, and of the encoder's weights, where the artefact knows them.
     current
         Data version in the store now, where it is another: the artefact downstream is stale, and
         `inputs` are those of the present version.
@@ -50,6 +53,7 @@ class LineageNode:
     code_version: str = ""
     parameters: dict[str, JSON] = field(default_factory=dict)
     current: str = ""
+    facts: dict[str, JSON] = field(default_factory=dict)
     inputs: tuple[LineageNode, ...] = ()
 
     @property
@@ -150,7 +154,13 @@ class _Walker:
         self._read: dict[tuple[str, str], Receipt | None] = {}
         self._nodes: dict[tuple[str, str, str], LineageNode] = {}
 
-    def node(self, provenance: Provenance, digest: str, current: str = "") -> LineageNode:
+    def node(
+        self,
+        provenance: Provenance,
+        digest: str,
+        current: str = "",
+        facts: Mapping[str, JSON] | None = None,
+    ) -> LineageNode:
         return LineageNode(
             provenance.asset,
             provenance.name,
@@ -158,6 +168,7 @@ class _Walker:
             provenance.code_version,
             provenance.parameters,
             current,
+            dict(facts or {}),
             tuple(self._inputs(provenance, digest)),
         )
 
@@ -181,7 +192,8 @@ class _Walker:
         if receipt is None:
             return LineageNode(asset, name, digest)
         unchanged = digest == receipt.digest or digest in receipt.outputs.values()
-        return self.node(receipt.provenance, digest, "" if unchanged else receipt.digest)
+        facts = {key: receipt.metadata[key] for key in FACTS if key in receipt.metadata}
+        return self.node(receipt.provenance, digest, "" if unchanged else receipt.digest, facts)
 
     def _prefetch(self, asset: str, versions: Mapping[str, str]) -> None:
         wanted = [name for name in versions if (asset, name) not in self._read]
@@ -275,6 +287,7 @@ def _line(node: LineageNode, full: bool) -> str:
     parts = [node.asset if node.name == COHORT else f"{node.asset} {node.name}"]
     parts += [_short(node.digest, full)] if node.digest else []
     parts += [f"code {node.code_version}"] if node.code_version else []
+    parts += [f"{key} {_short(str(value), full)}" for key, value in node.facts.items()]
     parts += [f"{key}={value}" for key, value in node.parameters.items()] if full else []
     parts += [f"STALE: now {_short(node.current, full)}"] if node.stale else []
     return "  ".join(parts)

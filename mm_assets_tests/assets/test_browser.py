@@ -81,7 +81,9 @@ def test_lineage_page_and_one_slide_by_clicking(
         ):
             browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             page = browser.new_page(viewport={"width": 1600, "height": 1000})
-            page.goto(f"{address}/locations/mm_assets.definitions/asset-groups/tiny_imaging/lineage")
+            page.goto(
+                f"{address}/locations/mm_assets.definitions/asset-groups/tiny_imaging/lineage"
+            )
             for asset in ("slide", "tissue", "tile_embeddings", "quarantine"):
                 page.get_by_text(asset, exact=True).first.wait_for(timeout=60_000)
             page.screenshot(path=pictures / "lineage.png")

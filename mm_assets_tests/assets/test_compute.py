@@ -34,7 +34,8 @@ def test_devices_are_leased_apart_and_freed_by_a_kill(home: Path) -> None:
     first, second = _hold(home), _hold(home)
     third = None
     try:
-        assert first.stdout and second.stdout
+        assert first.stdout
+        assert second.stdout
         held = {int(first.stdout.readline()), int(second.stdout.readline())}
         assert held == {0, 1}
         third = _hold(home)

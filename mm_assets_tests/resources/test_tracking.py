@@ -16,7 +16,13 @@ from mm_assets_tests.resources.models import example, model_run, register_versio
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METRICS = pd.DataFrame(
-    {"model": "heec", "metric": ["c_index", "uno"], "value": [0.66, 0.6], "low": [0.6, np.nan], "high": [0.7, 0.65]}
+    {
+        "model": "heec",
+        "metric": ["c_index", "uno"],
+        "value": [0.66, 0.6],
+        "low": [0.6, np.nan],
+        "high": [0.7, 0.65],
+    }
 )
 PER_FOLD = pd.DataFrame(
     {

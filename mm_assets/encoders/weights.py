@@ -1,0 +1,144 @@
+"""Where the weights of an encoder come from; never a silent substitute."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+RANDOM = "random:"
+IMAGENET = "imagenet"
+
+
+class WeightsError(RuntimeError):
+    """Weights are missing or do not fit; the message says which file belongs where."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Parameters and the stamp that everything made with them carries."""
+
+    stamp: str
+    state: "dict[str, torch.Tensor]"
+
+    @property
+    def sha256(self) -> str:
+        """Digest over names and values, hexadecimal."""
+        hasher = hashlib.sha256()
+        for name, tensor in sorted(self.state.items()):
+            hasher.update(name.encode())
+            hasher.update(tensor.contiguous().cpu().numpy().tobytes())
+        return hasher.hexdigest()
+
+
+def imagenet_path(architecture: str) -> Path:
+    """Where torchvision keeps, or would keep, its ImageNet weights of an architecture."""
+    import torch
+    import torchvision
+
+    url = torchvision.models.get_model_weights(architecture).DEFAULT.url
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+
+
+def load_weights(architecture: str, weights: str) -> Weights:
+    """Weights of a torchvision architecture.
+
+    Parameters
+    ----------
+    architecture
+        torchvision's name, for example ``resnet50``.
+    weights
+        ``imagenet``, ``random:<seed>``, or the path of a state dict.
+
+    Raises
+    ------
+    WeightsError
+        When the file is missing, cannot be fetched, is no plain state dict or does not fit.
+    """
+    if weights.startswith(RANDOM):
+        return Weights(weights, _random_state(architecture, weights.removeprefix(RANDOM)))
+    if weights == IMAGENET:
+        return _imagenet(architecture)
+    path = Path(weights)
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}: put a state dict of {architecture} there")
+    return Weights(path.name, _fitting(architecture, _read_state(path), path))
+
+
+def _random_state(architecture: str, seed: str) -> "dict[str, torch.Tensor]":
+    import torch
+    import torchvision
+
+    if not seed.isdigit():
+        raise WeightsError(f"random:{seed}: write random:<seed> with a whole number")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        return dict(torchvision.models.get_model(architecture, weights=None).state_dict())
+
+
+def _imagenet(architecture: str) -> Weights:
+    import torchvision
+
+    choice = torchvision.models.get_model_weights(architecture).DEFAULT
+    path = imagenet_path(architecture)
+    if not path.is_file():
+        try:
+            choice.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                f"the ImageNet weights of {architecture} are not here and cannot be fetched "
+                f"({error}); put torchvision's file {path.name} at {path}, or give the path of a "
+                "state dict as imaging.weights"
+            ) from error
+    _check_digest(path)
+    state = _fitting(architecture, _read_state(path), path)
+    return Weights(f"{IMAGENET}:{choice.name}", state)
+
+
+def _check_digest(path: Path) -> None:
+    """Compare with the start of the SHA-256 that torchvision's file names end in."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    expected = path.stem.rsplit("-", 1)[1]
+    if not digest.startswith(expected):
+        raise WeightsError(
+            f"{path} is not torchvision's file: its SHA-256 begins {digest[:8]}, expected "
+            f"{expected}; delete it, so that it is fetched again, or replace it"
+        )
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    import pickle
+
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
+        raise WeightsError(f"{path.name} is no plain state dict: {error}") from error
+    if not isinstance(state, dict):
+        raise WeightsError(f"{path.name} holds a {type(state).__name__}, not a state dict")
+    return state
+
+
+def _fitting(architecture: str, state: dict[str, Any], path: Path) -> "dict[str, torch.Tensor]":
+    """The state, after a check that names and shapes are those of the architecture."""
+    import torch
+    import torchvision
+
+    with torch.device("meta"):
+        expected = torchvision.models.get_model(architecture, weights=None).state_dict()
+    wrong = [
+        name
+        for name, tensor in expected.items()
+        if not name.startswith("fc.")
+        and (name not in state or tuple(state[name].shape) != tuple(tensor.shape))
+    ]
+    if wrong:
+        raise WeightsError(
+            f"{path.name} does not fit {architecture}: {len(wrong)} of {len(expected)} tensors are "
+            f"missing or of another shape, for example {wrong[0]}"
+        )
+    return {name: state[name] for name in expected if name in state}

@@ -1,0 +1,377 @@
+"""Reports of a task and of a cohort: one self-contained HTML file each, for screen and print."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from mm_assets.evaluation import plots
+from mm_assets.evaluation.comparison import Evaluation, verdict
+from mm_assets.evaluation.descriptions import (
+    metric_in_words,
+    metric_label,
+    p_in_words,
+    weights_stamp,
+)
+from mm_assets.evaluation.metrics import higher_is_better
+from mm_assets.evaluation.sheet import PlotContext
+from mm_assets.evaluation.strata import MASKED, SMALLEST_GROUP
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_PROBABILITY_METRICS = ("brier", "log_loss")
+_SHOWN_GROUPS = 8
+_NO_MODELS = pd.DataFrame(columns=["model", "version", "alias", "decision", "url"])
+_NO_SLIDES = pd.DataFrame(columns=["slide_id", "reason"])
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What the report says about one task.
+
+    Attributes
+    ----------
+    cohort, task
+        Names.
+    endpoint
+        What is predicted, in plain words.
+    evaluation
+        Of all models of the task.
+    full_model, single_models
+        The model with every modality, and those the verdict compares it with.
+    excluded
+        Columns patient_id, reason: patients of the clinical table left out of this task.
+    classes
+        Of the endpoint; empty for survival.
+    names, descriptions
+        Model -> name for people, and one line on what it is.
+    attainable
+        Metric -> best attainable value, known for synthetic cohorts.
+    weights
+        Weights of the image encoder, None without images.
+    registered
+        Columns model, version, alias, decision, url (of MLflow): models in the registry.
+    provenance
+        What was made from what: versions, digests, links.
+    """
+
+    cohort: str
+    task: str
+    endpoint: str
+    evaluation: Evaluation
+    full_model: str
+    single_models: tuple[str, ...]
+    excluded: pd.DataFrame
+    classes: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    attainable: Mapping[str, float] = field(default_factory=dict)
+    weights: str | None = None
+    registered: pd.DataFrame = field(default_factory=_NO_MODELS.copy)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def main_metric(self) -> str:
+        """``auc`` for classes, ``c_index`` for survival."""
+        return "auc" if self.classes else "c_index"
+
+    @property
+    def verdict(self) -> str:
+        """Does the full model beat the best single modality, in one sentence."""
+        return verdict(
+            self.evaluation, self.main_metric, self.full_model, self.single_models, self.names
+        )
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every evaluated model."""
+        return tuple(dict.fromkeys(self.evaluation.metrics["model"]))
+
+    @property
+    def plot_context(self) -> PlotContext:
+        """What this task's plots share; also for plots outside the report."""
+        protocols = self.evaluation.metrics["protocol"]
+        return PlotContext(
+            subject=f"Cohort {self.cohort}, task {self.task}",
+            models=self.models,
+            protocol=protocols.iloc[0].split("; ")[0],
+            weights=self.weights,
+            classes=self.classes,
+            names=self.names,
+            attainable=self.attainable,
+        )
+
+
+@dataclass(frozen=True)
+class FlowStep:
+    """One count of the cohort flow, e.g. slides found, slides used.
+
+    Attributes
+    ----------
+    label
+        What is counted.
+    count
+        How many.
+    detail
+        What happened to the others.
+    """
+
+    label: str
+    count: int
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class CohortReport:
+    """What the report says about a cohort.
+
+    Attributes
+    ----------
+    cohort
+        Name.
+    created
+        When, for the header.
+    tasks
+        One report a task.
+    flow
+        Patients and slides from the input to the models.
+    quarantined
+        Columns slide_id, reason.
+    provenance
+        Versions, digests and links that hold for all tasks.
+    """
+
+    cohort: str
+    created: str
+    tasks: tuple[TaskReport, ...]
+    flow: tuple[FlowStep, ...] = ()
+    quarantined: pd.DataFrame = field(default_factory=_NO_SLIDES.copy)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def render_task_report(report: TaskReport) -> str:
+    """HTML of one task, complete in itself."""
+    return _environment().get_template("task_report.html.j2").render(task=_task_view(report))
+
+
+def render_cohort_report(report: CohortReport) -> str:
+    """HTML of a cohort with all its tasks, complete in itself."""
+    stamps = sorted({weights_stamp(task.weights) for task in report.tasks if task.weights})
+    return (
+        _environment()
+        .get_template("cohort_report.html.j2")
+        .render(report=report, tasks=[_task_view(task) for task in report.tasks], stamps=stamps)
+    )
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "figure": _figure,
+        "is_link": lambda value: str(value).startswith(("http://", "https://")),
+        "p": p_in_words,
+    }
+    return environment
+
+
+def _figure(value: float, digits: int = 3) -> str:
+    """A number for a table; a dash where it is not defined."""
+    return "–" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def _task_view(report: TaskReport) -> dict[str, Any]:
+    """Everything the templates show of a task, in the order in which they show it."""
+    evaluation, context = report.evaluation, report.plot_context
+    metrics = list(dict.fromkeys(evaluation.metrics["metric"]))
+    horizons = [float(name.rsplit("_", 1)[1]) for name in metrics if name.startswith("brier_")]
+    own = evaluation.metrics[evaluation.metrics["model"] == report.full_model]
+    return {
+        "report": report,
+        "names": {model: context.name(model) for model in report.models},
+        "colours": {model: context.colour(model) for model in report.models},
+        "stamp": weights_stamp(report.weights) if report.weights else "",
+        "patients": int(evaluation.metrics["patients"].max()),
+        "events": int(evaluation.metrics["events"].max()),
+        "attained": own[own["metric"] == report.main_metric].to_dict("records"),
+        "label": metric_label(report.main_metric),
+        "exclusions": report.excluded["reason"].value_counts().to_dict(),
+        "tables": _result_tables(report, metrics),
+        "folds": _fold_table(report),
+        "figures": _figures(report, context),
+        "pairs": _pairs(report),
+        "subgroups": _subgroups(report),
+        "fit": _calibration_fit(report, context),
+        "notes": list(evaluation.notes["note"]),
+        "protocol": evaluation.metrics["protocol"].iloc[0],
+        "definitions": {metric_label(m): metric_in_words(m, horizons) for m in metrics},
+    }
+
+
+def _result_tables(report: TaskReport, metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """Models by metrics, one table for ranking and one for probabilities."""
+    rows = report.evaluation.metrics.set_index(["model", "metric"])
+    ranking = [name for name in metrics if not name.startswith(_PROBABILITY_METRICS)]
+    probability = [name for name in metrics if name.startswith(_PROBABILITY_METRICS)]
+    main = report.evaluation.metrics[report.evaluation.metrics["metric"] == report.main_metric]
+    order = list(main.sort_values("value", ascending=False, kind="stable")["model"])
+    titles = {
+        "Does it rank patients correctly?": ranking,
+        "Are its probabilities right?": probability,
+    }
+    return [
+        {
+            "title": title,
+            "columns": [
+                {"label": metric_label(name), "better": _better(name), "metric": name}
+                for name in names
+            ],
+            "rows": [
+                (model, [rows.loc[(model, name)].to_dict() for name in names]) for model in order
+            ],
+            "attainable": [report.attainable.get(name) for name in names],
+        }
+        for title, names in titles.items()
+        if names
+    ]
+
+
+def _better(metric: str) -> str:
+    return "higher is better" if higher_is_better(metric) else "lower is better"
+
+
+def _fold_table(report: TaskReport) -> dict[str, Any]:
+    """The main metric in every fold, models in rows."""
+    folds = report.evaluation.per_fold
+    folds = folds[folds["metric"] == report.main_metric]
+    wide = folds.pivot(index="model", columns=["repeat", "fold"], values="value")
+    sizes = folds[folds["model"] == report.full_model].set_index(["repeat", "fold"])
+    return {
+        "columns": [
+            (*key, int(sizes["patients"][key]), int(sizes["events"][key]))
+            for key in wide.columns.to_list()
+        ],
+        "rows": [(model, list(wide.loc[model])) for model in report.models],
+    }
+
+
+def _figures(report: TaskReport, context: PlotContext) -> dict[str, list[dict[str, str]]]:
+    """Images as data addresses with their text alternatives, by section."""
+    evaluation, metric, full = report.evaluation, report.main_metric, report.full_model
+    label, name = metric_label(metric), context.name(full)
+    compared = [full, *_best_single(report)]
+    sections: dict[str, list[tuple[bytes, str]]] = {
+        "forest": [
+            (
+                plots.metric_forest(evaluation.metrics, metric, context),
+                f"{label} of every model with its 95 % interval",
+            )
+        ],
+        "differences": [],
+        "ablation": [],
+        "curves": [],
+        "calibration": [],
+    }
+    if len(report.models) > 1 and full in report.models:
+        sections["differences"] = [
+            (
+                plots.difference_forest(evaluation.differences, metric, full, context),
+                f"Paired differences in {label} of {name} against every other model",
+            )
+        ]
+    if sum(model == full or model.startswith(f"{full}_") for model in report.models) > 1:
+        sections["ablation"] = [
+            (
+                plots.ablation_bars(evaluation.metrics, metric, full, context),
+                f"{label} of {name} with each modality alone and with all",
+            )
+        ]
+    if len(evaluation.roc):
+        sections["curves"] = [
+            (
+                plots.roc_curves(evaluation.roc, evaluation.metrics, report.models, context),
+                "ROC curves of every model",
+            )
+        ]
+    for model in compared:
+        if (evaluation.risk_groups["model"] == model).any():
+            image = plots.kaplan_meier_plot(evaluation.risk_groups, model, context)
+            sections["curves"].append(
+                (image, f"Survival of high and low risk patients by {context.name(model)}")
+            )
+    if evaluation.calibration["model"].isin(compared).any():
+        sections["calibration"] = [
+            (
+                plots.calibration_plot(evaluation.calibration, compared, context),
+                "Predicted against observed probability",
+            )
+        ]
+    return {
+        section: [
+            {"address": "data:image/svg+xml;base64," + b64encode(image).decode(), "text": text}
+            for image, text in images
+        ]
+        for section, images in sections.items()
+    }
+
+
+def _best_single(report: TaskReport) -> list[str]:
+    rows = report.evaluation.metrics
+    rows = rows[
+        (rows["metric"] == report.main_metric)
+        & rows["model"].isin(list(report.single_models))
+        & (rows["model"] != report.full_model)
+        & rows["value"].notna()
+    ]
+    return list(rows.sort_values("value", ascending=False)["model"].head(1))
+
+
+def _pairs(report: TaskReport) -> list[dict[Any, Any]]:
+    rows = report.evaluation.differences
+    rows = rows[rows["metric"] == report.main_metric]
+    return rows.sort_values("p_adjusted", kind="stable").to_dict("records")
+
+
+def _subgroups(report: TaskReport) -> list[dict[str, Any]]:
+    """Groups of the full model by variable, with the number of masked ones."""
+    rows = report.evaluation.subgroups
+    rows = rows[rows["model"] == report.full_model]
+    views = []
+    for variable, groups in rows.groupby("variable", sort=False):
+        open_groups = groups[groups["patients"] != MASKED]
+        sizes = open_groups["patients"].astype(int).sort_values(ascending=False, kind="stable")
+        views.append(
+            {
+                "variable": variable,
+                "rows": open_groups.loc[sizes.index[:_SHOWN_GROUPS]].to_dict("records"),
+                "more": max(len(open_groups) - _SHOWN_GROUPS, 0),
+                "masked": len(groups) - len(open_groups),
+                "smallest": SMALLEST_GROUP,
+            }
+        )
+    return views
+
+
+def _calibration_fit(report: TaskReport, context: PlotContext) -> dict[str, Any]:
+    """Models in rows, horizons or classes in columns; an empty cell where nothing was given."""
+    fit = report.evaluation.calibration_fit
+    cells = {(row["model"], row["target"]): row for row in fit.to_dict("records")}
+    targets = list(dict.fromkeys(fit["target"]))
+    models = [model for model in report.models if (fit["model"] == model).any()]
+    return {
+        "targets": [plots.target_in_words(target, context) for target in targets],
+        "rows": [(model, [cells.get((model, target)) for target in targets]) for model in models],
+    }

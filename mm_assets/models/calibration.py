@@ -1,0 +1,106 @@
+"""From scores to votes and probabilities of survival, with what training patients gave."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mm_assets.models.losses import CoxLoss, Floats, Outcome, nelson_aalen
+
+MAX_SLOPE = 20.0
+
+
+@dataclass(frozen=True)
+class QuantileMap:
+    """The place of a score among reference scores, from 0 to 1; defined for a single patient.
+
+    Attributes
+    ----------
+    values, places
+        Distinct reference scores in ascending order and the share of references below each,
+        ties counting half.
+    """
+
+    values: Floats
+    places: Floats
+
+    @classmethod
+    def fit(cls, reference: Floats) -> "QuantileMap":
+        """Learn from reference scores, shape [n], n at least 1."""
+        values, counts = np.unique(reference, return_counts=True)
+        return cls(values, (np.cumsum(counts) - counts / 2) / counts.sum())
+
+    def __call__(self, score: Floats) -> Floats:
+        """Places of scores; linear between references, the end's place beyond them."""
+        return np.interp(score, self.values, self.places)
+
+
+@dataclass(frozen=True)
+class SurvivalCurve:
+    """Probability of surviving each horizon from a risk, as in a Cox model with Breslow's baseline.
+
+    Attributes
+    ----------
+    slope
+        Log hazard ratio of one unit of risk.
+    centre
+        Risk at which the baseline holds.
+    baseline
+        Cumulative baseline hazard at each horizon; flat after the last training time.
+    """
+
+    horizons: tuple[float, ...]
+    slope: float
+    centre: float
+    baseline: Floats
+
+    @classmethod
+    def fit(
+        cls, risk: Floats, outcome: Outcome, horizons: Sequence[float], slope: float | None = None
+    ) -> "SurvivalCurve":
+        """Fit to training patients' risks, which must be out-of-fold unless `slope` is given.
+
+        Without `slope` it is the maximum of the partial likelihood, never below 0: a risk score
+        that turned out the wrong way round says nothing.
+        """
+        centre = float(risk.mean())
+        if slope is None:
+            slope = cox_slope(risk - centre, outcome)
+        hazard = np.exp(slope * (risk - centre))
+        baseline = nelson_aalen(outcome, np.asarray(horizons, np.float64), hazard)
+        return cls(tuple(horizons), slope, centre, baseline)
+
+    def __call__(self, risk: Floats) -> pd.DataFrame:
+        """Columns risk and survival_<horizon>."""
+        hazard = np.exp(self.slope * (risk - self.centre))
+        survival = np.exp(-hazard[:, None] * self.baseline)
+        columns = survival_columns(self.horizons)
+        table = {name: survival[:, i] for i, name in enumerate(columns)}
+        return pd.DataFrame({"risk": risk} | table)
+
+
+def survival_columns(horizons: Sequence[float]) -> list[str]:
+    """Names of the columns of survival probabilities, e.g. ``survival_12``."""
+    return [f"survival_{horizon:g}" for horizon in horizons]
+
+
+def probability_columns(classes: Sequence[str]) -> list[str]:
+    """Names of the columns of class probabilities, e.g. ``probability_IDC``."""
+    return [f"probability_{name}" for name in classes]
+
+
+def cox_slope(risk: Floats, outcome: Outcome) -> float:
+    """Log hazard ratio of a risk, at least 0 and at most `MAX_SLOPE`."""
+    from scipy.optimize import minimize_scalar
+
+    if np.ptp(risk) == 0 or not outcome.event.any():
+        return 0.0
+    loss = CoxLoss(outcome)
+    # A faint ridge keeps the slope finite when few deaths are in perfect order.
+    found = minimize_scalar(
+        lambda slope: loss.value(slope * risk) + 0.01 * slope**2,
+        bounds=(0.0, MAX_SLOPE),
+        method="bounded",
+    )
+    return float(found.x) if found.x > 1e-3 else 0.0

@@ -1,0 +1,319 @@
+"""Open a whole-slide image, check that it can be used, and read areas of it."""
+
+import hashlib
+import math
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from mm_assets.wsi.errors import SlideError as SlideError
+from mm_assets.wsi.errors import without_folders
+from mm_assets.wsi.resolution import MppSource, Resolution, resolve_mpp
+from mm_assets.wsi.tiff import find_truncation, is_tiff
+
+Pixels = NDArray[np.uint8]
+
+SMALLEST_SIDE_PX = 64
+LARGEST_SIDE_PX = 1_000_000
+LARGEST_SIDE_MM = 200.0
+CACHE_BYTES = 128 * 1024**2
+# A level may be coarser than wanted by this factor: pyramids of odd sizes say 2.0005 for 2.
+LEVEL_TOLERANCE = 1.01
+
+
+@dataclass(frozen=True)
+class SlideFacts:
+    """What a slide is, without any header text that could name a person, place or date.
+
+    Attributes
+    ----------
+    vendor
+        OpenSlide's name of the format.
+    width, height
+        Level-0 pixels.
+    mpp, mpp_source, mpp_note
+        Micrometres per level-0 pixel, its source, and a remark when the manifest disagrees.
+    levels
+        Width, height and downsample of each level, finest first.
+    magnification
+        Objective power, where the header states it.
+    has_label, has_macro
+        Whether the file carries these photographs, which may show identifying text.
+    """
+
+    vendor: str
+    width: int
+    height: int
+    mpp: float
+    mpp_source: MppSource
+    mpp_note: str
+    levels: tuple[tuple[int, int, float], ...]
+    magnification: float | None
+    has_label: bool
+    has_macro: bool
+    size_bytes: int
+
+
+class Slide:
+    """An open slide; made by `open_slide`.
+
+    Attributes
+    ----------
+    name
+        File name.
+    width, height
+        Level-0 pixels.
+    mpp
+        Micrometres per level-0 pixel.
+    levels
+        Width, height and downsample of each level, finest first.
+    """
+
+    def __init__(self, path: Path, handle: openslide.OpenSlide, resolution: Resolution):
+        self.name = path.name
+        self.width, self.height = handle.dimensions
+        self.resolution = resolution
+        self.mpp = resolution.mpp
+        self.levels = tuple(
+            (width, height, downsample)
+            for (width, height), downsample in zip(
+                handle.level_dimensions, handle.level_downsamples, strict=True
+            )
+        )
+        self._path = path
+        self._handle = handle
+
+    def read(self, x0: int, y0: int, size0: int, out_px: int) -> Pixels:
+        """A square of the slide at any resolution.
+
+        Read from the coarsest level that is at least as fine as wanted and reduced by area
+        averaging. Transparent pixels and everything outside the slide are white.
+
+        Parameters
+        ----------
+        x0, y0
+            Top-left corner, level-0 pixels; may lie outside the slide.
+        size0
+            Edge in level-0 pixels.
+        out_px
+            Edge of the result.
+
+        Returns
+        -------
+        uint8 array of shape (out_px, out_px, 3), RGB.
+
+        Raises
+        ------
+        SlideError
+            The pixels cannot be decoded.
+        """
+        if x0 >= self.width or y0 >= self.height or x0 + size0 <= 0 or y0 + size0 <= 0:
+            return np.full((out_px, out_px, 3), 255, np.uint8)
+        level = self._level_for(size0 / out_px)
+        edge = max(1, round(size0 / self.levels[level][2]))
+        pixels = self._read_level(x0, y0, level, edge)
+        return pixels if edge == out_px else _resize(pixels, out_px)
+
+    def read_tiles(
+        self, corners: Iterable[tuple[int, int]], size0: int, out_px: int, threads: int, ahead: int
+    ) -> Generator[Pixels]:
+        """`read` at every corner, in the given order, decoded by threads at most `ahead` early.
+
+        Give the corners row by row: neighbours share compressed tiles.
+        """
+        pending: deque[Future[Pixels]] = deque()
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        try:
+            for x0, y0 in corners:
+                pending.append(pool.submit(self.read, x0, y0, size0, out_px))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def overview(self, mpp: float) -> tuple[Pixels, int]:
+        """The whole slide near `mpp`: RGB uint8 (height, width, 3) and its integer downsample.
+
+        Pixel (row, column) covers exactly the level-0 square of edge `downsample` at
+        (column * downsample, row * downsample).
+        """
+        downsample = max(1, round(mpp / self.mpp))
+        block = max(1, 2048 // max(1, round(downsample / self._downsample_for(downsample))))
+        height, width = math.ceil(self.height / downsample), math.ceil(self.width / downsample)
+        image = np.empty((height, width, 3), np.uint8)
+        for top in range(0, height, block):
+            for left in range(0, width, block):
+                x0, y0 = left * downsample, top * downsample
+                pixels = self.read(x0, y0, block * downsample, block)
+                image[top : top + block, left : left + block] = pixels[
+                    : height - top, : width - left
+                ]
+        return image, downsample
+
+    def _downsample_for(self, wanted: float) -> float:
+        return self.levels[self._level_for(wanted)][2]
+
+    def _level_for(self, wanted: float) -> int:
+        fine_enough = [
+            level
+            for level, (_, _, downsample) in enumerate(self.levels)
+            if downsample <= wanted * LEVEL_TOLERANCE
+        ]
+        return fine_enough[-1] if fine_enough else 0
+
+    def _read_level(self, x0: int, y0: int, level: int, edge: int) -> Pixels:
+        try:
+            region = self._handle.read_region((x0, y0), level, (edge, edge))
+        except openslide.OpenSlideError as error:
+            reason = without_folders(str(error), self._path)
+            raise SlideError(
+                f"{self.name} cannot be decoded near x={x0}, y={y0} (level {level}): {reason}"
+            ) from None
+        return _on_white(np.asarray(region))
+
+
+@contextmanager
+def open_slide(path: Path, mpp: float | None = None) -> Iterator[Slide]:
+    """Open a slide for reading.
+
+    Parameters
+    ----------
+    path
+        Local file.
+    mpp
+        The manifest's micrometres per pixel, used when the header has none.
+
+    Raises
+    ------
+    SlideError
+        Not a readable slide, or its resolution is unknown or implausible.
+    """
+    handle = _open_handle(path)
+    try:
+        yield Slide(path, handle, resolve_mpp(path, handle.properties, mpp))
+    finally:
+        handle.close()
+
+
+def inspect_slide(path: Path, mpp: float | None) -> SlideFacts:
+    """Check that a slide is whole, readable and of known scale, and describe it.
+
+    Parameters
+    ----------
+    path
+        Local file.
+    mpp
+        The manifest's micrometres per pixel, used when the header has none; None or NaN if absent.
+
+    Raises
+    ------
+    SlideError
+        Missing, empty, not a slide, truncated, undecodable, of unknown or implausible resolution,
+        or of absurd dimensions; each with its own sentence.
+    """
+    _check_present(path)
+    # The structure first: a file that lost its end is otherwise called no slide at all.
+    truncation = find_truncation(path) if is_tiff(path) else None
+    if truncation:
+        raise SlideError(f"{path.name}: {truncation}; copy or scan it again")
+    with open_slide(path, mpp) as slide:
+        _check_decodes(slide)
+        _check_dimensions(slide)
+        properties = slide._handle.properties
+        images = slide._handle.associated_images
+        return SlideFacts(
+            vendor=properties[openslide.PROPERTY_NAME_VENDOR],
+            width=slide.width,
+            height=slide.height,
+            mpp=slide.mpp,
+            mpp_source=slide.resolution.source,
+            mpp_note=slide.resolution.note,
+            levels=slide.levels,
+            magnification=_number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
+            has_label="label" in images,
+            has_macro="macro" in images,
+            size_bytes=path.stat().st_size,
+        )
+
+
+def slide_digest(path: Path) -> str:
+    """SHA-256 of the file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_present(path: Path) -> None:
+    if not path.exists():
+        raise SlideError(f"{path.name} does not exist where the manifest says")
+    if not path.is_file():
+        raise SlideError(f"{path.name} is a folder, not a slide file")
+    if path.stat().st_size == 0:
+        raise SlideError(f"{path.name} is empty (0 bytes)")
+
+
+def _open_handle(path: Path) -> openslide.OpenSlide:
+    _check_present(path)
+    try:
+        handle = openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError:
+        raise SlideError(f"{path.name} is not a slide in a format that OpenSlide reads") from None
+    except openslide.OpenSlideError as error:
+        reason = without_folders(str(error), path)
+        raise SlideError(f"{path.name} cannot be opened: {reason}") from None
+    handle.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
+    return handle
+
+
+def _check_decodes(slide: Slide) -> None:
+    """Decode a little in the middle of every level: damaged codec data fail now, not mid-run."""
+    x0, y0 = slide.width // 2, slide.height // 2
+    for level in range(len(slide.levels)):
+        slide._read_level(x0, y0, level, 8)
+
+
+def _check_dimensions(slide: Slide) -> None:
+    shape = f"{slide.name} is {slide.width} x {slide.height} px"
+    if min(slide.width, slide.height) < SMALLEST_SIDE_PX:
+        raise SlideError(f"{shape}: too small to hold tissue")
+    longest = max(slide.width, slide.height)
+    if longest > LARGEST_SIDE_PX:
+        raise SlideError(f"{shape}: no scanner makes that, its header must be damaged")
+    if longest * slide.mpp / 1000 > LARGEST_SIDE_MM:
+        raise SlideError(
+            f"{shape} of {slide.mpp:g} um, {longest * slide.mpp / 1000:.0f} mm long: no glass is "
+            "that large, give the right mpp in the manifest"
+        )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def _on_white(rgba: Pixels) -> Pixels:
+    """Alpha-composite straight RGBA on white."""
+    rgb, alpha = rgba[..., :3], rgba[..., 3:]
+    if alpha.min() == 255:
+        return np.ascontiguousarray(rgb)
+    weight = alpha.astype(np.uint16)
+    return ((rgb * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)
+
+
+def _resize(pixels: Pixels, out_px: int) -> Pixels:
+    import cv2
+
+    reduce = out_px < pixels.shape[0]
+    method = cv2.INTER_AREA if reduce else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, (out_px, out_px), interpolation=method), dtype=np.uint8)

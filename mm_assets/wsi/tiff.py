@@ -1,0 +1,100 @@
+"""What the TIFF structure itself says: is every tile in the file, and what is the resolution."""
+
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tifffile
+
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MICROMETRES_PER_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1_000.0, 5: 1.0}
+_COARSEST_TAG_MPP = 10.0
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether the file begins like a TIFF or BigTIFF."""
+    with path.open("rb") as file:
+        return file.read(4) in _MAGIC
+
+
+def find_truncation(path: Path) -> str | None:
+    """Why the TIFF is not whole, or None.
+
+    OpenSlide opens files whose tail is missing and fails, or paints white, only when the missing
+    tiles are read. Here every directory, tile and strip of every page must lie inside the file.
+    """
+    import tifffile
+
+    size = path.stat().st_size
+    try:
+        with tifffile.TiffFile(path) as file:
+            if not _chain_ends(file):
+                return "the file is truncated: a page directory lies beyond its end"
+            for page in _pages(file):
+                ends = [
+                    offset + count
+                    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)
+                    if count
+                ]
+                if ends and max(ends) > size:
+                    beyond = sum(end > size for end in ends)
+                    return (
+                        f"the file is truncated: {beyond} of {len(ends)} tiles of page "
+                        f"{page.index} ({page.imagewidth} x {page.imagelength} px) lie beyond "
+                        f"its {size} bytes"
+                    )
+    except (tifffile.TiffFileError, struct.error, IndexError, KeyError, OSError) as error:
+        return f"the file is truncated or its TIFF structure is damaged ({type(error).__name__})"
+    return None
+
+
+def resolution_mpp(path: Path) -> tuple[float, float] | None:
+    """Micrometres per pixel in x and y from the first page's resolution tags, or None.
+
+    Tags without a unit, and resolutions coarser than 10 um (2540 dpi), are what image software
+    writes when it knows nothing (72, 96, 300 dpi; 1 pixel a millimetre): they say nothing.
+    """
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            tags = file.pages[0].aspage().tags
+            unit = int(tags.valueof("ResolutionUnit", 2))
+            values = [tags.valueof("XResolution"), tags.valueof("YResolution")]
+    except (tifffile.TiffFileError, struct.error, IndexError, KeyError, TypeError, ValueError):
+        return None
+    if unit not in _MICROMETRES_PER_UNIT or not all(values):
+        return None
+    mpp_x, mpp_y = (_micrometres(value, _MICROMETRES_PER_UNIT[unit]) for value in values)
+    return (mpp_x, mpp_y) if 0 < mpp_x <= _COARSEST_TAG_MPP else None
+
+
+def _micrometres(resolution: Any, unit_micrometres: float) -> float:
+    numerator, denominator = resolution
+    return unit_micrometres * denominator / numerator if numerator else math.inf
+
+
+def _pages(file: "tifffile.TiffFile") -> "Iterator[tifffile.TiffPage]":
+    for entry in file.pages:
+        page = entry.aspage()
+        yield page
+        for sub in page.pages or ():
+            yield sub.aspage()
+
+
+def _chain_ends(file: "tifffile.TiffFile") -> bool:
+    """Whether the last directory found is the last one written.
+
+    tifffile stops quietly at a directory it cannot reach, and the slide would lose its lower
+    levels without a word.
+    """
+    len(file.pages)
+    at = file.pages.next_page_offset
+    if at is None:
+        return False
+    file.filehandle.seek(at)
+    pointer = file.filehandle.read(file.tiff.offsetsize)
+    return len(pointer) == file.tiff.offsetsize and not any(pointer)

@@ -1,0 +1,240 @@
+"""Plots and reports: complete, escaped, self-contained, small enough, stamped."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import BytesIO
+
+import matplotlib
+import pandas as pd
+import pytest
+
+from mm_assets.evaluation import plots
+from mm_assets.evaluation.comparison import evaluate
+from mm_assets.evaluation.report import (
+    CohortReport,
+    FlowStep,
+    TaskReport,
+    render_cohort_report,
+    render_task_report,
+)
+from mm_assets_tests.evaluation.made_up import HORIZONS, class_task, survival_task
+
+NOISE = {
+    "heec": 0.5,
+    "heec_imaging": 1.0,
+    "heec_omics": 2.0,
+    "heec_clinical": 3.0,
+    "heec_no_expression": 0.8,
+    "heec_omics_no_expression": 4.0,
+    "clinical_cox": 3.0,
+    "amil": 1.0,
+    "snn": 2.0,
+    "mmf": 0.7,
+}
+SINGLE = ("heec_imaging", "heec_omics", "clinical_cox")
+EXCLUDED = pd.DataFrame({"patient_id": ["A", "B", "C"], "reason": ["no endpoint"] * 2 + ["time 0"]})
+NASTY = "<script>alert('x')</script>"
+
+
+def report_of(task, name, horizons=(), **fields):
+    return TaskReport(
+        cohort="demo",
+        task=name,
+        endpoint="A made-up outcome.",
+        evaluation=evaluate(*task.arguments, horizons=horizons, bootstrap=100),
+        full_model="heec",
+        single_models=SINGLE,
+        excluded=EXCLUDED,
+        classes=task.endpoint.classes,
+        weights="random:0",
+        **fields,
+    )
+
+
+@pytest.fixture(scope="module")
+def survival() -> TaskReport:
+    task = survival_task(150, NOISE)
+    names = {"heec": "HEEC, all modalities"}
+    return report_of(task, "survival", HORIZONS, attainable={"c_index": 0.81}, names=names)
+
+
+@pytest.fixture(scope="module")
+def grade() -> TaskReport:
+    return report_of(class_task(150, NOISE, classes=4), "grade")
+
+
+class Page(HTMLParser):
+    """Tags, addresses and text of a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.addresses, self.texts, self.alternatives = [], [], [], []
+        self.feed(html)
+        self.text = re.sub(r"\s+", " ", " ".join(self.texts))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        named = dict(attrs)
+        self.addresses += [named[key] for key in ("src", "href") if key in named]
+        if tag == "img":
+            self.alternatives.append(named["alt"])
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_a_task_report_says_what_matters(survival):
+    page = Page(render_task_report(survival))
+    assert survival.verdict in page.text
+    for model in NOISE:
+        assert survival.names.get(model, model) in page.text
+    assert "Encoder weights: random:0 - not for use" in page.text
+    assert "2 patients: no endpoint" in page.text
+    assert "1 patient: time 0" in page.text
+    assert "0.810 best attainable C-index" in page.text
+    assert "out-of-fold, 5 folds, 1 repeat" in page.text
+    assert "site: 1 group masked <5" in page.text
+    main = survival.evaluation.metrics.iloc[0]
+    assert f"{main['value']:.3f} {main['low']:.3f} to {main['high']:.3f}" in page.text
+    assert len(page.alternatives) == 6
+    assert all(page.alternatives)
+
+
+def test_a_cohort_report_holds_every_task_and_loads_nothing(survival, grade):
+    html = render_cohort_report(
+        CohortReport(
+            cohort="demo",
+            created="today",
+            tasks=(survival, grade),
+            flow=(FlowStep("slides found", 130), FlowStep("slides used", 127, "3 in quarantine")),
+            quarantined=pd.DataFrame({"slide_id": ["S1"], "reason": ["truncated"]}),
+            provenance={"code version": "0.1.0", "MLflow": "http://127.0.0.1:5000/run"},
+        )
+    )
+    page = Page(html)
+    assert survival.verdict in page.text
+    assert grade.verdict in page.text
+    assert "S1 Reason truncated" in page.text.replace("Slide Reason S1", "S1 Reason")
+    assert "127 slides used 3 in quarantine" in page.text
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    allowed = ("data:image/svg+xml;base64,", "#", "http://127.0.0.1:5000/run")
+    assert all(address.startswith(allowed) for address in page.addresses)
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_whatever_comes_from_outside_is_escaped(survival):
+    hostile = replace(
+        survival,
+        endpoint=NASTY,
+        excluded=EXCLUDED.assign(reason=NASTY),
+        names={"heec": NASTY},
+        descriptions={"heec": NASTY},
+        registered=pd.DataFrame(
+            {
+                "model": ["heec"],
+                "version": [1],
+                "alias": [NASTY],
+                "decision": [NASTY],
+                "url": ["javascript:alert(1)"],
+            }
+        ),
+        provenance={NASTY: NASTY, "run": "javascript:alert(1)"},
+    )
+    html = render_cohort_report(
+        CohortReport(
+            cohort=NASTY,
+            created=NASTY,
+            tasks=(hostile,),
+            flow=(FlowStep(NASTY, 1, NASTY),),
+            quarantined=pd.DataFrame({"slide_id": ["S1"], "reason": [NASTY]}),
+        )
+    )
+    page = Page(html)
+    assert "script" not in page.tags
+    assert html.count("&lt;script&gt;") >= 10
+    assert not any(address.startswith("javascript") for address in page.addresses)
+
+
+def test_one_model_and_no_images_is_a_report_too():
+    task = survival_task(60, {"clinical_cox": 1.0})
+    bare = task.predictions[["model", "repeat", "fold", "patient_id", "risk"]]
+    report = replace(
+        report_of(replace(task, predictions=bare), "survival"),
+        full_model="clinical_cox",
+        weights=None,
+    )
+    page = Page(render_task_report(report))
+    assert "no single-modality model to be compared with" in page.text
+    assert "Encoder weights" not in page.text
+    assert len(page.alternatives) == 1
+
+
+def every_plot(survival, grade, image):
+    context, evaluation = survival.plot_context, survival.evaluation
+    classes = grade.evaluation
+    return {
+        "forest": plots.metric_forest(evaluation.metrics, "c_index", context, image),
+        "difference": plots.difference_forest(
+            evaluation.differences, "c_index", "heec", context, image
+        ),
+        "survival": plots.kaplan_meier_plot(evaluation.risk_groups, "heec", context, image),
+        "calibration": plots.calibration_plot(evaluation.calibration, list(NOISE), context, image),
+        "ablation": plots.ablation_bars(evaluation.metrics, "c_index", "heec", context, image),
+        "roc": plots.roc_curves(
+            classes.roc, classes.metrics, list(NOISE), grade.plot_context, image
+        ),
+    }
+
+
+def test_small_plots_fit_into_dagster_metadata(survival, grade):
+    from PIL import Image
+
+    for name, image in every_plot(survival, grade, "small").items():
+        assert len(image) < 45_000, name
+        with Image.open(BytesIO(image)) as opened:
+            assert opened.format == "PNG"
+            assert opened.width > 500
+
+
+def test_plots_repeat_byte_for_byte_and_leave_matplotlib_alone(survival, grade):
+    before = dict(matplotlib.rcParams)
+    assert every_plot(survival, grade, "svg") == every_plot(survival, grade, "svg")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_plot_states_subject_counts_protocol_and_weights(survival, monkeypatch):
+    # With text kept as text, the SVG can be read.
+    monkeypatch.setitem(plots.styled.__globals__["_STYLE"], "svg.fonttype", "none")
+    context = survival.plot_context
+    image = plots.metric_forest(survival.evaluation.metrics, "c_index", context, "svg").decode()
+    events = survival.evaluation.metrics["events"].iloc[0]
+    assert f"C-index by model (150 patients, {events} events)" in image
+    assert "Cohort demo, task survival" in image
+    assert "Out-of-fold, 5 folds, 1 repeat; Harrell C inside each test fold" in image
+    assert "Encoder weights: random:0 - not for use" in image
+    assert "best attainable 0.810" in image
+    assert "HEEC, all modalities" in image
+
+
+def test_a_model_keeps_its_colour_and_none_looks_like_another(survival):
+    context = survival.plot_context
+    looks = {(context.colour(model), context.marker(model)) for model in context.models}
+    assert len(looks) == len(NOISE)
+
+
+def test_ablations_are_found_by_name(survival):
+    table = plots.ablation_table(survival.evaluation.metrics, "c_index", "heec")
+    found = {row.model: (row.modalities, row.expression) for row in table.itertuples()}
+    assert found == {
+        "heec_imaging": ("Imaging alone", ""),
+        "heec_omics": ("Omics alone", "with"),
+        "heec_omics_no_expression": ("Omics alone", "without"),
+        "heec_clinical": ("Clinical alone", ""),
+        "heec": ("All modalities", "with"),
+        "heec_no_expression": ("All modalities", "without"),
+    }
+    kept = survival.evaluation.metrics
+    kept = kept[~kept["model"].str.endswith("_no_expression")]
+    assert (plots.ablation_table(kept, "c_index", "heec")["expression"] == "").all()

@@ -1,0 +1,205 @@
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+import tifffile
+
+from mm_assets.encoders.registry import load_encoder
+from mm_assets.wsi.embed import DECODE_AHEAD, embed_slide
+from mm_assets.wsi.slide import Slide, SlideError, open_slide
+from mm_assets.wsi.tiling import TilePlan, plan_tiles
+from mm_assets_tests.wsi import painted
+
+
+class MeanColour:
+    """An encoder whose embedding is the mean colour of each quarter, to follow pixels exactly."""
+
+    dimension = 12
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def encode(self, tiles: np.ndarray) -> np.ndarray:
+        self.batches.append(len(tiles))
+        half = tiles.shape[1] // 2
+        quarters = [
+            tiles[:, y : y + half, x : x + half].mean((1, 2)) for y in (0, half) for x in (0, half)
+        ]
+        return np.concatenate(quarters, axis=1).astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def textured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2200 x 1500 px of smooth random texture."""
+    coarse = np.random.default_rng(0).integers(0, 255, (30, 44, 3)).astype(np.uint8)
+    image = cv2.resize(coarse, (2200, 1500), interpolation=cv2.INTER_CUBIC)
+    return painted.slide_file(tmp_path_factory.mktemp("slides"), image)
+
+
+def plan_for(slide: Slide, *, target: float = 0.5, tile: int = 64, region: int = 512) -> TilePlan:
+    """A plan over a mask with tissue in two corners."""
+    mask = np.zeros((-(-slide.height // 16), -(-slide.width // 16)), bool)
+    mask[:40, :50] = True
+    mask[60:, 90:] = True
+    return plan_tiles(
+        slide.width, slide.height, slide.mpp, mask, 16, target, tile, region, min_tissue=0.5
+    )
+
+
+def vectors(table: pa.Table) -> np.ndarray:
+    column = table["embedding"].combine_chunks()
+    return column.values.to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
+
+
+@pytest.mark.parametrize("target", [0.5, 0.7, 1.0])
+def test_tables_hold_every_planned_square_in_grid_order(textured, target):
+    encoder = MeanColour()
+    with open_slide(textured) as slide:
+        plan = plan_for(slide, target=target)
+        made = embed_slide(slide, plan, encoder, 16)
+        size0 = plan.tile_grid.size0
+        tiles = np.stack([slide.read(x, y, size0, 64) for x, y in plan.tile_corners().tolist()])
+    assert made.tiles.schema.equals(
+        pa.schema(
+            [("embedding", pa.list_(pa.float16(), 12))]
+            + [(name, pa.int32()) for name in ("x", "y", "size0")]
+        )
+    )
+    corners = list(zip(made.tiles["y"].to_pylist(), made.tiles["x"].to_pylist(), strict=True))
+    assert corners == sorted(set(corners))
+    assert corners == [(y, x) for x, y in plan.tile_corners().tolist()]
+    assert set(made.tiles["size0"].to_pylist()) == {size0}
+    assert (vectors(made.tiles) == MeanColour().encode(tiles)).all()
+    assert max(encoder.batches[:-1]) == min(encoder.batches[:-1]) == 16
+
+
+@pytest.mark.parametrize(
+    ("tile", "region", "tolerance"), [(64, 512, 1.5), (64, 64, 0.5), (64, 192, 4), (48, 480, 4)]
+)
+def test_a_regions_canvas_is_the_reduced_region(textured, tile, region, tolerance):
+    """In grey levels: the canvas is rounded twice; tiles that do not divide it shift by .5 px."""
+    with open_slide(textured) as slide:
+        plan = plan_for(slide, tile=tile, region=region)
+        made = embed_slide(slide, plan, MeanColour())
+        size0 = plan.region_grid.size0
+        direct = np.stack(
+            [
+                cv2.resize(
+                    slide.read(x, y, size0, region), (tile, tile), interpolation=cv2.INTER_AREA
+                )
+                for x, y in plan.region_corners().tolist()
+            ]
+        )
+    assert made.regions.num_rows == len(plan.regions)
+    wanted = MeanColour().encode(direct)
+    assert np.abs(vectors(made.regions).astype(float) - wanted).max() < tolerance
+    assert wanted.std() > 15
+
+
+def test_region_embedding_of_the_real_encoder_is_that_of_the_region(textured):
+    encoder = load_encoder("resnet50", "random:0", "cpu")
+    with open_slide(textured) as slide:
+        plan = plan_for(slide, tile=128, region=1024)
+        made = embed_slide(slide, plan, encoder, with_tiles=False)
+        size0 = plan.region_grid.size0
+        direct = encoder.encode(
+            np.stack([slide.read(x, y, size0, 128) for x, y in plan.region_corners().tolist()])
+        ).astype(float)
+    assert made.tiles.num_rows == 0
+    found = vectors(made.regions).astype(float)
+    error = np.linalg.norm(found - direct, axis=1) / np.linalg.norm(direct, axis=1)
+    assert error.max() < 0.03
+
+
+def test_parts_and_batch_sizes_give_the_same_bytes(textured):
+    encoder = load_encoder("resnet50", "random:0", "cpu")
+    with open_slide(textured) as slide:
+        plan = plan_for(slide, target=1.0, tile=128, region=512)
+        both = embed_slide(slide, plan, encoder, 32)
+        again = embed_slide(slide, plan, encoder, 5)
+        tiles = embed_slide(slide, plan, encoder, with_regions=False)
+        regions = embed_slide(slide, plan, encoder, with_tiles=False)
+    assert both.tiles.equals(again.tiles)
+    assert both.regions.equals(again.regions)
+    assert tiles.tiles.equals(both.tiles)
+    assert tiles.regions.num_rows == 0
+    assert regions.regions.equals(both.regions)
+    assert regions.tiles.num_rows == 0
+
+
+def test_every_tile_is_decoded_once_and_not_far_ahead(textured, monkeypatch):
+    reads: list[tuple[int, int]] = []
+    lead: list[int] = []
+    lock = threading.Lock()
+
+    class Counting(MeanColour):
+        used = 0
+
+        def encode(self, tiles):
+            with lock:
+                lead.append(len(reads))
+            return super().encode(tiles)
+
+    original = Slide.read
+
+    def counted(self, x0, y0, size0, out_px):
+        with lock:
+            reads.append((x0, y0))
+        return original(self, x0, y0, size0, out_px)
+
+    monkeypatch.setattr(Slide, "read", counted)
+    encoder = Counting()
+    with open_slide(textured) as slide:
+        plan = plan_for(slide)
+        embed_slide(slide, plan, encoder, 8, with_regions=True)
+        under = plan.tiles_under(plan.regions)
+    assert len(reads) == len(set(reads)) == len(under)
+    assert len(reads) < plan.columns * plan.rows
+    for number, read in enumerate(lead[:3]):
+        used = under.tolist().index(plan.tiles.tolist()[8 * number + 7]) + 1
+        assert used <= read <= used + DECODE_AHEAD + 1
+    assert lead[0] < len(under) / 2
+
+
+def test_an_error_while_decoding_is_a_slide_error(textured, tmp_path):
+    data = bytearray(textured.read_bytes())
+    with tifffile.TiffFile(textured) as file:
+        page = file.pages[0].aspage()
+        start, count = page.dataoffsets[-2], page.databytecounts[-2]
+    data[start : start + count] = b"\xff" * count
+    path = tmp_path / "damaged.tiff"
+    path.write_bytes(data)
+    with open_slide(path) as slide:
+        plan = plan_for(slide)
+        with pytest.raises(SlideError, match=r"damaged.tiff cannot be decoded near x="):
+            embed_slide(slide, plan, MeanColour())
+    decoders = [t.name for t in threading.enumerate() if t.name.startswith("decode")]
+    assert decoders == []
+
+
+def test_a_real_slide_from_file_to_embeddings(shared_data):
+    from mm_assets.wsi.tissue import find_tissue
+
+    encoder = load_encoder("resnet50", "random:0", "cpu")
+    with open_slide(shared_data / "slides" / "CMU-1-Small-Region.svs") as slide:
+        tissue = find_tissue(slide)
+        plan = plan_tiles(
+            slide.width,
+            slide.height,
+            slide.mpp,
+            tissue.mask,
+            tissue.downsample,
+            target_mpp=0.5,
+            tile_px=256,
+            region_px=4096,
+            min_tissue=0.5,
+        )
+        made = embed_slide(slide, plan, encoder)
+    assert 30 < made.tiles.num_rows < 60
+    assert made.regions.num_rows == 1
+    found = vectors(made.tiles).astype(np.float32)
+    assert np.isfinite(found).all()
+    assert (found.std(0) > 0).mean() > 0.9
