@@ -65,7 +65,7 @@ def p_in_words(p: float) -> str:
 
 def weights_stamp(weights: str) -> str:
     """The line every plot and report made with these encoder weights carries."""
-    warning = " - not for use, demonstration only" if weights.startswith("random") else ""
+    warning = " - not for use, demonstration only" if "random:" in weights else ""
     return f"Encoder weights: {weights}{warning}"
 
 

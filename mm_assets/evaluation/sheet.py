@@ -72,7 +72,7 @@ class PlotContext:
     protocol
         Folds and repeats in words, below every plot.
     weights
-        Weights of the image encoder (``imagenet``, ``random:0``), or None without images.
+        Image encoder and weights (``resnet50 imagenet``), or None without images.
     classes
         Of the endpoint; empty for survival.
     names

@@ -54,7 +54,7 @@ class HeecParameters:
     """
 
     imaging_features: int | None = 200
-    omics_features: int | None = 200
+    omics_features: int | None = 600
     inner_folds: int = 5
     seed: int = 0
     boosting: BoostingParameters = field(default_factory=BoostingParameters)

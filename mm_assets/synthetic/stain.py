@@ -40,5 +40,9 @@ class Stain:
 
     def colour(self, amounts: np.ndarray) -> np.ndarray:
         """Beer-Lambert: uint8 RGB of haematoxylin and eosin amounts, shape (height, width, 2)."""
-        density = cv2.transform(amounts, -self.vectors.T)
-        return np.clip(cv2.exp(density) * self.background + 0.5, 0, 255).astype(np.uint8)
+        haematoxylin, eosin = amounts[..., 0].copy(), amounts[..., 1].copy()
+        channels = [
+            cv2.convertScaleAbs(cv2.exp(-(h * haematoxylin + e * eosin)), alpha=float(glass))
+            for (h, e), glass in zip(self.vectors.T, self.background, strict=True)
+        ]
+        return cv2.merge(channels)

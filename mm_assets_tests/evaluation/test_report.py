@@ -47,7 +47,7 @@ def report_of(task, name, horizons=(), **fields):
         single_models=SINGLE,
         excluded=EXCLUDED,
         classes=task.endpoint.classes,
-        weights="random:0",
+        weights="resnet50 random:0",
         **fields,
     )
 
@@ -89,7 +89,7 @@ def test_a_task_report_says_what_matters(survival):
     assert survival.verdict in page.text
     for model in NOISE:
         assert survival.names.get(model, model) in page.text
-    assert "Encoder weights: random:0 - not for use" in page.text
+    assert "Encoder weights: resnet50 random:0 - not for use" in page.text
     assert "2 patients: no endpoint" in page.text
     assert "1 patient: time 0" in page.text
     assert "0.810 best attainable C-index" in page.text
@@ -213,7 +213,7 @@ def test_a_plot_states_subject_counts_protocol_and_weights(survival, monkeypatch
     assert f"C-index by model (150 patients, {events} events)" in image
     assert "Cohort demo, task survival" in image
     assert "Out-of-fold, 5 folds, 1 repeat; Harrell C inside each test fold" in image
-    assert "Encoder weights: random:0 - not for use" in image
+    assert "Encoder weights: resnet50 random:0 - not for use" in image
     assert "best attainable 0.810" in image
     assert "HEEC, all modalities" in image
 
@@ -222,6 +222,12 @@ def test_a_model_keeps_its_colour_and_none_looks_like_another(survival):
     context = survival.plot_context
     looks = {(context.colour(model), context.marker(model)) for model in context.models}
     assert len(looks) == len(NOISE)
+
+
+def test_real_weights_are_named_without_a_warning(survival):
+    page = Page(render_task_report(replace(survival, weights="resnet50 imagenet")))
+    assert "Encoder weights: resnet50 imagenet" in page.text
+    assert "not for use" not in page.text
 
 
 def test_ablations_are_found_by_name(survival):

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from shapely.geometry import shape
 
+from mm_assets.synthetic.oddities import SlidePlan
+from mm_assets.synthetic.slides import write_slide
 from mm_assets.wsi.slide import SlideError, open_slide
 from mm_assets.wsi.tissue import Tissue, find_tissue, tissue_outline_png
 from mm_assets_tests.wsi import painted
@@ -151,6 +153,22 @@ def test_real_slides(shared_data):
         assert least < tissue.quality["tissue_fraction"] < most
         assert tissue.quality["pen_fraction"] < 0.01
         assert tissue.quality["blur_fraction"] < 0.2
+
+
+@pytest.mark.parametrize(
+    "look", [{}, {"pen": "blue"}, {"pen": "black"}, {"folded": True}, {"blurred": True}]
+)
+def test_demo_slides_agree_with_their_truth(tmp_path, look):
+    path = tmp_path / "demo.tiff"
+    number = 1 + len(str(look)) % 5
+    plan = SlidePlan("demo", patient=number, section=0, state="good", **look)
+    truth = write_slide(path, plan, 0.5, number, 0, (1400, 1800))
+    with open_slide(path) as slide:
+        tissue = find_tissue(slide)
+        area = np.zeros((slide.height, slide.width), np.uint8)
+    for piece in truth.tissue.geoms:
+        cv2.fillPoly(area, [np.array(piece.exterior.coords).round().astype(np.int32)], 1)
+    assert overlap(tissue, area.astype(bool)) > 0.93
 
 
 def test_a_real_tile_on_glass_is_found(shared_data, tmp_path):
