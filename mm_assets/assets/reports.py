@@ -195,7 +195,7 @@ def _shown(job: Job, task: Task, evaluation: "Evaluation", report: "TaskReport")
     metric = main_metric(task)
     rows = evaluation.metrics[evaluation.metrics["metric"] == metric]
     best = rows.set_index("model")["value"]
-    forest = metric_forest(evaluation.metrics, metric, report.plot_context, "png")
+    forest = metric_forest(evaluation.metrics, metric, report.plot_context, "small")
     return {
         "verdict": report.verdict,
         "weights": report.weights or "",

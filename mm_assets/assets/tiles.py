@@ -54,11 +54,18 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
                 region_px=imaging.region_px,
                 min_tissue=imaging.min_tissue,
             )
-            made = embed_slide(slide, plan, encoder)
+            made = embed_slide(
+                slide,
+                plan,
+                encoder,
+                with_tiles=TILES in job.provenance,
+                with_regions=REGIONS in job.provenance,
+            )
         shared: dict[str, Any] = {
             "encoder": encoder.name,
             "weights": encoder.weights_id,
             "weights_sha256": encoder.weights_sha256,
+            "precision": str(encoder.dtype),
         }
         produced = {}
         for asset, table in ((TILES, made.tiles), (REGIONS, made.regions)):

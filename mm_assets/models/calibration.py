@@ -48,12 +48,15 @@ class SurvivalCurve:
         Risk at which the baseline holds.
     baseline
         Cumulative baseline hazard at each horizon; flat after the last training time.
+    cut
+        Median risk of the training patients: above it a patient counts as at high risk.
     """
 
     horizons: tuple[float, ...]
     slope: float
     centre: float
     baseline: Floats
+    cut: float
 
     @classmethod
     def fit(
@@ -69,15 +72,15 @@ class SurvivalCurve:
             slope = cox_slope(risk - centre, outcome)
         hazard = np.exp(slope * (risk - centre))
         baseline = nelson_aalen(outcome, np.asarray(horizons, np.float64), hazard)
-        return cls(tuple(horizons), slope, centre, baseline)
+        return cls(tuple(horizons), slope, centre, baseline, float(np.median(risk)))
 
     def __call__(self, risk: Floats) -> pd.DataFrame:
-        """Columns risk and survival_<horizon>."""
+        """Columns risk, risk_cut (the training patients' median) and survival_<horizon>."""
         hazard = np.exp(self.slope * (risk - self.centre))
         survival = np.exp(-hazard[:, None] * self.baseline)
         columns = survival_columns(self.horizons)
         table = {name: survival[:, i] for i, name in enumerate(columns)}
-        return pd.DataFrame({"risk": risk} | table)
+        return pd.DataFrame({"risk": risk, "risk_cut": self.cut} | table)
 
 
 def survival_columns(horizons: Sequence[float]) -> list[str]:

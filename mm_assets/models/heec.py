@@ -10,9 +10,7 @@ training patients of a fold. The filter is fitted anew in every inner fold, beca
 with the outcomes of held-out patients make any number of rounds look good.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,7 +34,6 @@ from mm_assets.models.losses import Floats, Labels, Outcome, bind_losses, log_pr
 from mm_assets.omics.filters import ALL_PATIENTS
 
 MIN_PATIENTS = 10
-THREADS = 2
 TREES, CLINICAL = "trees", "clinical"
 Sites = pd.Series | None
 InnerFolds = list[tuple[list[str], list[str]]]
@@ -232,12 +229,12 @@ def run_folds(
         return fold.label(model.predict(chosen.frame(fold.test)), variant.name)
 
     tables = []
-    # One thread a fit: LightGBM's own threads only cost time on a few hundred patients.
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        for done, table in enumerate(pool.map(predict, tasks), start=1):
-            tables.append(table)
-            if progress:
-                progress(done, len(tasks))
+    # Not in threads: LightGBM 4.7 keeps its number of threads in a global and crashes (a write
+    # past its per-thread buffers) when two boosters of different settings work at once.
+    for done, task in enumerate(tasks, start=1):
+        tables.append(predict(task))
+        if progress:
+            progress(done, len(tasks))
     order = ["model", "repeat", "fold", "patient_id"]
     return pd.concat(tables, ignore_index=True).sort_values(order, ignore_index=True)
 

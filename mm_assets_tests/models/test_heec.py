@@ -69,7 +69,7 @@ def test_modalities_together_beat_each_alone(cohort: Simulated, kind: str) -> No
     numbers = predictions.iloc[:, 4:]
     assert numbers.notna().all(axis=None)
     if kind == "survival":
-        assert list(numbers) == ["risk", "survival_12", "survival_36"]
+        assert list(numbers) == ["risk", "risk_cut", "survival_12", "survival_36"]
         assert (numbers["survival_12"] >= numbers["survival_36"]).all()
         assert numbers.iloc[:, 1:].stack().between(0, 1).all()
     else:
