@@ -62,7 +62,8 @@ class CohortComponent(dg.Component):
         stages = cohort_stages(self.config)
         assets: list[dg.AssetsDefinition | dg.AssetSpec] = []
         for ordinal, stage in enumerate(stages):
-            automation = None if stage.on_refresh else eager()
+            at_once = self.config.refresh.sensor and not stage.on_refresh
+            automation = eager() if at_once else None
             if isinstance(stage, SlideStage):
                 assets.append(slide_asset(self.config, stage, ordinal, automation))
             elif isinstance(stage, CohortStage):

@@ -125,7 +125,7 @@ class EvaluationConfig(_Strict):
     seed: int = 0
     bootstrap: int = Field(1000, ge=100)
     omics_features: int | None = Field(
-        200, ge=1, description="Features kept by the in-fold univariate filter; null keeps all."
+        600, ge=1, description="Features kept by the in-fold univariate filter; null keeps all."
     )
     attainable: str | None = Field(
         None, description="Synthetic cohorts: JSON of task -> best attainable metric."

@@ -21,7 +21,7 @@ from mm_assets.synthetic.oddities import (
 )
 from mm_assets.synthetic.omics import OmicsTables, draw_omics, write_study
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 MARKER = "demo.json"
 PATIENTS, SLIDES_PX = 120, (1500, 3000)
 CLINICAL_COLUMNS = ["age", "sex", "site", "subtype", "survival_months", "event"]

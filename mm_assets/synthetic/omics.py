@@ -10,7 +10,7 @@ STUDY = "mm_demo"
 EXPRESSION_GENES, COPY_NUMBER_GENES, MUTATED_GENES = 1000, 200, 40
 GENES_PER_MODULE, GENES_PER_SEGMENT = 25, 8
 MODULE_SHARE = 0.3
-SIGNAL = 0.5  # correlation of a carrier's expression with the latent
+SIGNAL = 0.75  # correlation of a carrier's expression with the latent
 
 LOST = (
     *("CDH1", "ESR1", "PGR", "SCUBE2", "BAG1", "BCL2", "GATA3"),

@@ -93,9 +93,10 @@ def test_lineage_page_and_one_slide_by_clicking(
             dialog = page.get_by_role("dialog")
             dialog.wait_for()
             page.screenshot(path=pictures / "dialog.png")
-            field = dialog.get_by_role("textbox").first
-            field.fill("P001-S1")
-            field.press("Tab")
+            dialog.get_by_text("Select a partition or create one").click()
+            page.get_by_text("P001-S1", exact=True).last.click()
+            page.keyboard.press("Escape")
+            page.screenshot(path=pictures / "chosen.png")
             dialog.get_by_role("button", name="Launch").click()
             wait_for("the slide", lambda: _materialized(instance), 120, log)
             browser.close()
