@@ -22,7 +22,7 @@ def test_corrupt_slides_do_not_stop_the_others(
     from mm_assets.assets.stage import asset_key
     from mm_assets.cli import workspace
     from mm_assets.component import CohortComponent
-    from mm_assets.resources.home import dagster_instance
+    from mm_assets.resources.home import dagster_instance, default_resources
 
     cohorts = tmp_path / "cohorts"
     yaml = make_cohort(
@@ -46,7 +46,9 @@ def test_corrupt_slides_do_not_stop_the_others(
     with dagster_instance() as instance:
         taken = take_in(space, instance)
         assert len(taken.added) == SLIDES
-        graph = CohortComponent(space.config).definitions().resolve_asset_graph()
+        cohort = CohortComponent(space.config).definitions()
+        resources = dg.Definitions(resources=default_resources())
+        graph = dg.Definitions.merge(cohort, resources).resolve_asset_graph()
         backfill = PartitionBackfill.from_asset_partitions(
             backfill_id="corrupt",
             asset_graph=graph,

@@ -94,7 +94,7 @@ def test_lineage_page_and_one_slide_by_clicking(
             dialog.wait_for()
             page.screenshot(path=pictures / "dialog.png")
             dialog.get_by_text("Select a partition or create one").click()
-            page.get_by_text("P001-S1", exact=True).last.click()
+            page.locator("text=P001-S1 >> visible=true").first.click()
             page.keyboard.press("Escape")
             page.screenshot(path=pictures / "chosen.png")
             dialog.get_by_role("button", name="Launch").click()
