@@ -53,6 +53,23 @@ def show(rows: Sequence[dict[str, Any]], as_json: bool, title: str = "") -> None
     out.print(table)
 
 
+def show_results(rows: Sequence[dict[str, Any]], task: str) -> None:
+    """Print a task's metrics, one block a metric; how each is computed stands once below."""
+    first = rows[0]
+    weights = f"; embeddings: {first['weights']}" if first["weights"] else ""
+    title = f"{task}: {first['patients']} patients{weights}"
+    table = Table("metric", "model", "value", "95 % interval", title=title, title_justify="left")
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        table.add_section()
+        for place, row in enumerate(row for row in rows if row["metric"] == metric):
+            interval = f"{row['low']:.3f} to {row['high']:.3f}"
+            label = "" if place else metric
+            table.add_row(label, row["model"], f"{row['value']:.3f}", interval)
+    out.print(table)
+    for metric, protocol in {row["metric"]: row["protocol"] for row in rows}.items():
+        out.print(f"{metric}: {protocol}", style="dim", highlight=False)
+
+
 def workspace(cohort: str) -> "Workspace":
     """Configuration and resources of a cohort.
 
@@ -221,8 +238,12 @@ def results(
     names = [t.name for t in space.config.tasks]
     if task and task not in names:
         raise ValueError(f"no task is named {task!r}; there are {', '.join(names)}")
-    rows = [row for name in ([task] if task else names) for row in result_rows(space, name)]
-    show(rows, as_json, f"{cohort}: out-of-fold results")
+    found = {name: result_rows(space, name) for name in ([task] if task else names)}
+    if as_json:
+        show([row for rows in found.values() for row in rows], as_json)
+        return
+    for name, rows in found.items():
+        show_results(rows, f"{cohort}.{name}")
 
 
 @app.command()
@@ -248,13 +269,17 @@ def lineage(
 
 @app.command()
 def repair(cohort: Cohort) -> None:
-    """Tell Dagster again what the receipts say is done (after a kill, or with a new home)."""
+    """Tell Dagster again what the receipts say is done (after a kill, or with a new home).
+
+    Also removes what killed processes left half-written more than a day ago.
+    """
     from mm_assets.assets.repair import repair_events
     from mm_assets.resources.home import dagster_instance
 
+    space = workspace(cohort)
     with dagster_instance() as instance:
-        count = repair_events(workspace(cohort), instance)
-    out.print(f"{count} events written")
+        count = repair_events(space, instance)
+    out.print(f"{count} events written, {len(space.store.sweep())} leftovers removed")
 
 
 @app.command()
@@ -304,7 +329,7 @@ def demo_run() -> None:
     space = workspace("demo")
     failures = _walk(space, [], None)
     for task in space.config.tasks:
-        show(result_rows(space, task.name), False, f"{task.name}: out-of-fold results")
+        show_results(result_rows(space, task.name), f"demo.{task.name}")
     if failures:
         show([{"what": k, "reason": v} for k, v in failures.items()], False, "failed")
         raise typer.Exit(1)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mm_assets.models.features import FeatureBlocks, Variant
-    from mm_assets.resources.tracking import Predictor, RegisteredModel
+    from mm_assets.resources.model_run import Predictor
+    from mm_assets.resources.tracking import RegisteredModel
 
 EXAMPLE_ROWS = 5
 
@@ -212,7 +213,7 @@ def _log_model(
     job: Job, task: Task, name: str, final: "Predictor", frame: "pd.DataFrame"
 ) -> "RegisteredModel":
     from mm_assets.resources.lineage import lineage_of_provenance, to_json
-    from mm_assets.resources.tracking import ModelRun
+    from mm_assets.resources.model_run import ModelRun
 
     provenance = job.provenance[name]
     cohort = job.workspace.config.cohort

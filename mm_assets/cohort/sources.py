@@ -115,7 +115,7 @@ def localize(path: str, cache: Path) -> Path:
     """
     if not is_remote(path):
         return Path(path)
-    filesystem, key = _s3(path)
+    filesystem, key = _opened(path)
     info = filesystem.get_file_info(key)
     if info.type != pafs.FileType.File:
         raise FileNotFoundError(f"{path}: no such object")
@@ -165,7 +165,7 @@ def _local_file(path: Path) -> SlideFile:
 
 
 def _list_remote(root: str) -> Iterator[SlideFile]:
-    filesystem, key = _s3(root)
+    filesystem, key = _opened(root)
     bucket = key.partition("/")[0]
     selector = pafs.FileSelector(key.rstrip("/"), recursive=True, allow_not_found=True)
     found = filesystem.get_file_info(selector)
@@ -176,12 +176,11 @@ def _list_remote(root: str) -> Iterator[SlideFile]:
             yield SlideFile(_S3 + info.path, info.size, str(info.mtime_ns))
 
 
-def _s3(path: str) -> tuple[pafs.S3FileSystem, str]:
-    """File system and key (``bucket/name``) of an address.
+def s3_filesystem(bucket: str) -> pafs.S3FileSystem:
+    """File system of a bucket; credentials and region come from AWS's usual places.
 
     ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL`` point at another S3-speaking server.
     """
-    key = path.removeprefix(_S3)
     options: dict[str, str] = {}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
@@ -189,7 +188,14 @@ def _s3(path: str) -> tuple[pafs.S3FileSystem, str]:
         parts = urlsplit(endpoint)
         options |= {"scheme": parts.scheme, "endpoint_override": parts.netloc}
     elif not region:
-        region = pafs.resolve_s3_region(key.partition("/")[0])
+        region = pafs.resolve_s3_region(bucket)
     if region:
         options["region"] = region
-    return pafs.S3FileSystem(**options), key
+    # Delayed opening makes a small object one PUT, and lets none appear before it is complete.
+    return pafs.S3FileSystem(allow_delayed_open=True, **options)
+
+
+def _opened(path: str) -> tuple[pafs.S3FileSystem, str]:
+    """File system and key (``bucket/name``) of an address."""
+    key = path.removeprefix(_S3)
+    return s3_filesystem(key.partition("/")[0]), key

@@ -14,14 +14,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
+from mm_assets.resources.digest import bytes_digest, canonical_json
 from mm_assets.resources.store import (
     JSON,
     ArtefactRef,
     ArtefactStore,
     MissingArtefact,
     Provenance,
-    bytes_digest,
-    canonical_json,
 )
 
 _THREADS = 16  # requests in flight: S3 answers in tens of milliseconds, a folder at once

@@ -11,23 +11,26 @@ import contextlib
 import fcntl
 import json
 import logging
-import math
 import os
 import tempfile
-import time
 import warnings
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import dagster as dg
 from pydantic import Field
 
 from mm_assets.cohort.config import mm_home
-from mm_assets.resources.store import JSON, bytes_digest, canonical_json
+from mm_assets.resources.model_run import (
+    FINGERPRINT_TAG,
+    ModelRun,
+    fold_metrics,
+    overall_metrics,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +40,6 @@ if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-FINGERPRINT_TAG = "mm.fingerprint"
 
 # MLflow's own form of a model as readable code: unlike a pickled class it survives a change of
 # Python version, and it needs neither Dagster nor this module to load.
@@ -76,66 +78,6 @@ _QUIET = {
     "MLFLOW_LOG_UV_FILES": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-
-
-class Predictor(Protocol):
-    """What is registered: picklable, its class importable where the model is loaded."""
-
-    @property
-    def feature_names(self) -> Sequence[str]:
-        """Columns that `predict` reads."""
-
-    def predict(self, frame: pd.DataFrame, /) -> pd.DataFrame:
-        """One row of output per row of input."""
-
-
-@dataclass(frozen=True)
-class ModelRun:
-    """One trained model and everything that must be known about it.
-
-    Attributes
-    ----------
-    cohort, task, model
-        Name of the registered model, joined by dots.
-    dagster_run_id, asset_key, code_version
-        Where it was made; `asset_key` is ``<cohort>/<asset>``.
-    upstream
-        Asset -> slide id or ``cohort`` -> data version.
-    splits_digest
-        Data version of the folds.
-    parameters
-        Hyper-parameters and settings, JSON values.
-    predictor, input_example
-        The final model and a few rows it accepts.
-    lineage
-        Tree down to slide digests (`mm_assets.resources.lineage.to_json`).
-    weights
-        Stamp of the encoder weights, e.g. ``resnet50 random:0``.
-    """
-
-    cohort: str
-    task: str
-    model: str
-    dagster_run_id: str
-    asset_key: str
-    code_version: str
-    upstream: dict[str, dict[str, str]]
-    splits_digest: str
-    parameters: dict[str, JSON]
-    predictor: Predictor
-    input_example: pd.DataFrame
-    lineage: dict[str, JSON] = field(default_factory=dict)
-    weights: str = ""
-
-    @property
-    def name(self) -> str:
-        """``<cohort>.<task>.<model>``."""
-        return f"{self.cohort}.{self.task}.{self.model}"
-
-    def fingerprint(self) -> str:
-        """Digest of everything that determines the model; equal means: need not be made again."""
-        made_from = [self.upstream, self.splits_digest, self.parameters, self.code_version]
-        return bytes_digest(canonical_json([self.name, self.weights, *made_from]))
 
 
 @dataclass(frozen=True)
@@ -206,8 +148,8 @@ class Tracking(dg.ConfigurableResource):
         tables = {"metrics.csv": metrics, "folds.csv": per_fold}
         texts = {path: table.to_csv(index=False).encode() for path, table in tables.items()}
         with self._exclusive():
-            _log_metrics(client, run_id, _overall_metrics(model, metrics))
-            _log_metrics(client, run_id, _fold_metrics(model, per_fold))
+            _log_metrics(client, run_id, overall_metrics(model, metrics))
+            _log_metrics(client, run_id, fold_metrics(model, per_fold))
             _log_files(client, run_id, {**texts, **files})
 
     def link(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -302,11 +244,11 @@ class Tracking(dg.ConfigurableResource):
     def _register(self, client: MlflowClient, run: ModelRun) -> ModelVersion:
         experiment = self._experiment(client, f"{run.cohort}.{run.task}")
         self._end_abandoned(client, experiment, run.fingerprint())
-        tags = _tags(run)
+        tags = run.tags()
         run_id = client.create_run(experiment, run_name=run.model, tags=tags).info.run_id
         with _mlflow(self.uri).start_run(run_id=run_id):
             _log_params(client, run_id, run)
-            _log_files(client, run_id, _files(run))
+            _log_files(client, run_id, run.files())
             model_uri, model_id = self._log_pyfunc(run)
         _ensure_registered_model(client, run.name)
         return client.create_model_version(
@@ -391,27 +333,6 @@ def _registered(version: ModelVersion) -> RegisteredModel:
     return RegisteredModel(version.name, int(version.version), str(version.run_id), url)
 
 
-def _tags(run: ModelRun) -> dict[str, str]:
-    dagster = os.environ.get("MM_DAGSTER_URL", "http://127.0.0.1:3000").rstrip("/")
-    return {
-        FINGERPRINT_TAG: run.fingerprint(),
-        "mm.cohort": run.cohort,
-        "mm.task": run.task,
-        "mm.model": run.model,
-        "mm.code_version": run.code_version,
-        "mm.splits": run.splits_digest,
-        "mm.weights": run.weights or "none",
-        "dagster.run_id": run.dagster_run_id,
-        "dagster.asset_key": run.asset_key,
-        "dagster.run_url": f"{dagster}/runs/{run.dagster_run_id}",
-        "dagster.asset_url": f"{dagster}/assets/{run.asset_key}",
-        **{
-            f"mm.upstream.{asset}": bytes_digest(canonical_json(versions))
-            for asset, versions in run.upstream.items()
-        },
-    }
-
-
 def _requirement() -> str:
     try:
         return f"mm_assets=={metadata.version('mm_assets')}"
@@ -432,60 +353,6 @@ def _log_params(client: MlflowClient, run_id: str, run: ModelRun) -> None:
 def _log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
     for start in range(0, len(metrics), 1000):  # MLflow's limit for one batch
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
-
-
-def _overall_metrics(model: str, table: pd.DataFrame) -> list[Metric]:
-    columns = {"value": "", "low": "_low", "high": "_high"}
-    return [
-        metric
-        for row in table.to_dict("records")
-        for column, suffix in columns.items()
-        for metric in _metric(_key(model, row) + suffix, row[column])
-    ]
-
-
-def _fold_metrics(model: str, table: pd.DataFrame) -> list[Metric]:
-    folds = int(table["fold"].max()) + 1 if len(table) else 0
-    return [
-        metric
-        for row in table.to_dict("records")
-        for metric in _metric(
-            f"{_key(model, row)}_fold",
-            row["value"],
-            step=int(row["repeat"]) * folds + int(row["fold"]),
-        )
-    ]
-
-
-def _key(model: str, row: Mapping[Hashable, Any]) -> str:
-    return f"{'' if row['model'] == model else row['model'] + '/'}{row['metric']}"
-
-
-def _metric(key: str, value: float, step: int = 0) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    if not math.isfinite(value):
-        return []  # MLflow draws NaN as a figure; the table beside it keeps it
-    return [Metric(key, float(value), int(time.time() * 1000), step)]
-
-
-def _files(run: ModelRun) -> dict[str, bytes]:
-    import pandas as pd
-
-    inputs = pd.DataFrame(
-        [
-            (asset, name, digest)
-            for asset, versions in sorted(run.upstream.items())
-            for name, digest in sorted(versions.items())
-        ],
-        columns=["asset", "name", "data_version"],
-    )
-    return {
-        "lineage/lineage.json": json.dumps(run.lineage).encode(),
-        "input_example.csv": run.input_example.to_csv(index=False).encode(),
-        "parameters.json": json.dumps(run.parameters, indent=2).encode(),
-        "lineage/inputs.csv": inputs.to_csv(index=False).encode(),
-    }
 
 
 def _log_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes]) -> None:

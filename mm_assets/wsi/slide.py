@@ -304,11 +304,15 @@ def _number(text: str | None) -> float | None:
 
 def _on_white(rgba: Pixels) -> Pixels:
     """Alpha-composite straight RGBA on white."""
-    rgb, alpha = rgba[..., :3], rgba[..., 3:]
+    pixels, alpha = np.ascontiguousarray(rgba[..., :3]), rgba[..., 3]
     if alpha.min() == 255:
-        return np.ascontiguousarray(rgb)
-    weight = alpha.astype(np.uint16)
-    return ((rgb * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)
+        return pixels
+    np.copyto(pixels, np.uint8(255), where=(alpha == 0)[..., None])
+    partly = (alpha > 0) & (alpha < 255)
+    if partly.any():
+        weight = alpha[partly, None].astype(np.uint16)
+        pixels[partly] = (pixels[partly] * weight + 255 * (255 - weight) + 127) // 255
+    return pixels
 
 
 def _resize(pixels: Pixels, out_px: int) -> Pixels:

@@ -1,5 +1,6 @@
 """What the TIFF structure itself says: is every tile in the file, and what is the resolution."""
 
+import logging
 import math
 import struct
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ def find_truncation(path: Path) -> str | None:
 
     size = path.stat().st_size
     try:
-        with tifffile.TiffFile(path) as file:
+        with _open(path) as file:
             if not _chain_ends(file):
                 return "the file is truncated: a page directory lies beyond its end"
             for page in _pages(file):
@@ -60,7 +61,7 @@ def resolution_mpp(path: Path) -> tuple[float, float] | None:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
+        with _open(path) as file:
             tags = file.pages[0].aspage().tags
             unit = int(tags.valueof("ResolutionUnit", 2))
             values = [tags.valueof("XResolution"), tags.valueof("YResolution")]
@@ -98,3 +99,11 @@ def _chain_ends(file: "tifffile.TiffFile") -> bool:
     file.filehandle.seek(at)
     pointer = file.filehandle.read(file.tiff.offsetsize)
     return len(pointer) == file.tiff.offsetsize and not any(pointer)
+
+
+def _open(path: Path) -> "tifffile.TiffFile":
+    import tifffile
+
+    # What it logs of damaged files is reported here, with the slide's name.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    return tifffile.TiffFile(path)

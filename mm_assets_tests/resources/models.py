@@ -7,7 +7,8 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 import numpy as np
 import pandas as pd
 
-from mm_assets.resources.tracking import ModelRun, Tracking
+from mm_assets.resources.model_run import ModelRun
+from mm_assets.resources.tracking import Tracking
 from mm_assets_tests.resources.predictor import LinearRisk
 
 

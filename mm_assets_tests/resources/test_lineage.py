@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from mm_assets.resources.digest import bytes_digest
 from mm_assets.resources.lineage import (
     LineageError,
     LineageNode,
@@ -15,7 +16,7 @@ from mm_assets.resources.lineage import (
     to_json,
 )
 from mm_assets.resources.receipts import Receipt, Receipts
-from mm_assets.resources.store import ArtefactStore, Provenance, bytes_digest
+from mm_assets.resources.store import ArtefactStore, Provenance
 from mm_assets.resources.tracking import Tracking
 from mm_assets_tests.resources.models import model_run
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mm_assets.resources.tracking import FINGERPRINT_TAG, Tracking
+from mm_assets.resources.model_run import FINGERPRINT_TAG
+from mm_assets.resources.tracking import Tracking
 from mm_assets_tests.resources.models import example, model_run, register_versions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
