@@ -14,6 +14,7 @@ from mm_assets.assets.stage import (
     Produced,
     Workspace,
     asset_key,
+    asset_spec,
     plain,
 )
 from mm_assets.cohort.config import CohortConfig
@@ -111,17 +112,7 @@ def cohort_asset(
 
     @dg.multi_asset(
         name=f"{config.cohort}__{stage.name}",
-        specs=[
-            dg.AssetSpec(
-                key,
-                deps=[asset_key(config.cohort, a) for a in stage.upstream],
-                description=stage.description,
-                group_name=f"{config.cohort}_{stage.group}",
-                code_version=stage.code_version,
-                kinds=set(stage.kinds),
-                automation_condition=automation,
-            )
-        ],
+        specs=[asset_spec(config.cohort, stage, stage.name, automation)],
         check_specs=[
             dg.AssetCheckSpec(name, asset=key, blocking=name == INPUTS_OK)
             for name in (INPUTS_OK, *stage.checks)

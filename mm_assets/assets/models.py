@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mm_assets.resources.tracking import RegisteredModel
 
 EXAMPLE_ROWS = 5
+HEEC_COMPUTE = Compute(cpu=2, memory_gib=8)
 
 
 def clinical_name(task: Task) -> str:
@@ -102,7 +103,7 @@ def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
         description="HEEC: LightGBM on extremum vectors, in-fold filtered omics and clinical "
         "covariates, with its ablations.",
         kinds=frozenset({"lightgbm", "mlflow"}),
-        compute=Compute(cpu=2, memory_gib=8),
+        compute=HEEC_COMPUTE,
         parameters={
             "task": task.model_dump(),
             "covariates": config.clinical.covariates,
@@ -135,6 +136,7 @@ def _train_heec(job: Job, task: Task) -> Produced:
         filtered,
         sites,
         progress.update,
+        int(HEEC_COMPUTE.overridden(config.compute.get(name)).cpu),
     )
     final = fit_final(blocks, endpoint, _horizons(task), parameters, filtered, sites)
     return _register(

@@ -26,6 +26,7 @@ from mm_assets.assets.stage import (
     SlideWorker,
     Workspace,
     asset_key,
+    asset_spec,
     plain,
     slide_partitions,
 )
@@ -257,19 +258,7 @@ def slide_asset(
 
     @dg.multi_asset(
         name=f"{config.cohort}__{stage.name}",
-        specs=[
-            dg.AssetSpec(
-                key,
-                deps=[asset_key(config.cohort, a) for a in stage.upstream],
-                description=stage.description,
-                group_name=f"{config.cohort}_{stage.group}",
-                code_version=stage.code_version,
-                kinds=set(stage.kinds),
-                skippable=True,
-                automation_condition=automation,
-            )
-            for key in keys
-        ],
+        specs=[asset_spec(config.cohort, stage, asset, automation) for asset in stage.outputs],
         check_specs=[
             dg.AssetCheckSpec(SLIDE_OK, asset=key, description="The slide was processed.")
             for key in keys

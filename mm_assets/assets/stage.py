@@ -166,6 +166,22 @@ def asset_key(cohort: str, asset: str) -> dg.AssetKey:
     return dg.AssetKey([cohort, asset])
 
 
+def asset_spec(
+    cohort: str, stage: Stage, asset: str, automation: dg.AutomationCondition[Any] | None
+) -> dg.AssetSpec:
+    """Dagster's specification of one of a stage's assets."""
+    return dg.AssetSpec(
+        asset_key(cohort, asset),
+        deps=[asset_key(cohort, upstream) for upstream in stage.upstream],
+        description=stage.description,
+        group_name=f"{cohort}_{stage.group}",
+        code_version=stage.code_version,
+        kinds=set(stage.kinds),
+        skippable=isinstance(stage, SlideStage),
+        automation_condition=automation,
+    )
+
+
 def slide_partitions(cohort: str) -> dg.DynamicPartitionsDefinition:
     """The cohort's slides as Dagster partitions."""
     return dg.DynamicPartitionsDefinition(name=f"{cohort}_slides")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 
 from mm_assets.cohort.clinical import Endpoint
 from mm_assets.cohort.splits import inner_split
@@ -196,6 +197,7 @@ def run_folds(
     filtered_omics: pd.DataFrame | None = None,
     sites: Sites = None,
     progress: Progress | None = None,
+    processes: int = 1,
 ) -> pd.DataFrame:
     """Out-of-fold predictions of HEEC and its ablations.
 
@@ -210,6 +212,8 @@ def run_folds(
         reads all omics, other variants fit their filter here.
     progress
         Called with fits done and fits in all.
+    processes
+        Fits at once; the result does not depend on it.
 
     Returns
     -------
@@ -231,8 +235,9 @@ def run_folds(
     tables = []
     # Not in threads: LightGBM 4.7 keeps its number of threads in a global and crashes (a write
     # past its per-thread buffers) when two boosters of different settings work at once.
-    for done, task in enumerate(tasks, start=1):
-        tables.append(predict(task))
+    fits = Parallel(processes, return_as="generator")(delayed(predict)(task) for task in tasks)
+    for done, table in enumerate(fits, start=1):
+        tables.append(table)
         if progress:
             progress(done, len(tasks))
     order = ["model", "repeat", "fold", "patient_id"]

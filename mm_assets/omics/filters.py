@@ -87,9 +87,9 @@ def apply_filter(omics: pd.DataFrame, fitted: pd.DataFrame) -> pd.DataFrame:
     """
     if fitted["feature"].duplicated().any():
         raise ValueError("the filter holds several folds: choose one")
-    absent = fitted.loc[~fitted["feature"].isin(omics.columns), "feature"]
-    if len(absent):
-        raise ValueError(f"{len(absent)} features are not in the omics table, e.g. {absent.iat[0]}")
+    absent = [name for name in fitted["feature"] if name not in omics.columns]
+    if absent:
+        raise ValueError(f"{len(absent)} features are not in the omics table, e.g. {absent[0]}")
     fitted = fitted.sort_values("rank")
     chosen = omics[fitted["feature"].to_list()]
     low, high = fitted["winsor_low"].to_numpy(), fitted["winsor_high"].to_numpy()
