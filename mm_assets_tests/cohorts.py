@@ -1,5 +1,7 @@
 """Tiny cohorts for tests: small painted slides, tables and the YAML."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import tifffile
 import yaml
 
 from mm_assets.synthetic.tiff import write_pyramid
+from mm_assets_tests.daemon import environment
 
 SIDE = 640
 
@@ -131,3 +134,23 @@ def make_cohort(
     for seed, patient in enumerate(names[: patients if slides is None else slides]):
         paint_slide(folder / "slides" / slide_name(patient), seed)
     return write_yaml(folder, **sections)
+
+
+class Cohort:
+    """A cohort with a home of its own, worked on through the command line."""
+
+    def __init__(self, yaml: Path, home: Path) -> None:
+        self.yaml, self.home = yaml, home
+        self.environment = environment(home, yaml.parent.parent)
+
+    def mm(self, *arguments: str, expect: int = 0) -> str:
+        """Run `mm`; its standard output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "mm_assets", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == expect, done.stdout + done.stderr
+        return done.stdout if expect == 0 else done.stdout + done.stderr

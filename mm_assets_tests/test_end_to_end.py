@@ -10,31 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mm_assets_tests.cohorts import make_cohort, slide_name, truncate
-from mm_assets_tests.daemon import environment
+from mm_assets_tests.cohorts import Cohort, make_cohort, slide_name, truncate
 
 PATIENTS, SLIDES = 32, 12
 TRUNCATED, BLANK = "P003", "P007"
-
-
-class Cohort:
-    """A materialized cohort and the means to ask about it."""
-
-    def __init__(self, yaml: Path, home: Path) -> None:
-        self.yaml, self.home = yaml, home
-        self.environment = environment(home, yaml.parent.parent)
-
-    def mm(self, *arguments: str, expect: int = 0) -> str:
-        """Run `mm`; its standard output."""
-        done = subprocess.run(
-            [sys.executable, "-m", "mm_assets", *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == expect, done.stdout + done.stderr
-        return done.stdout if expect == 0 else done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -149,6 +149,7 @@ class Slide:
         downsample = max(1, round(mpp / self.mpp))
         block = max(1, 2048 // max(1, round(downsample / self._downsample_for(downsample))))
         height, width = math.ceil(self.height / downsample), math.ceil(self.width / downsample)
+        block = min(block, max(height, width))
         image = np.empty((height, width, 3), np.uint8)
         for top in range(0, height, block):
             for left in range(0, width, block):
