@@ -81,7 +81,10 @@ def test_real_slides_reach_extremum_vectors_and_broken_ones_quarantine(
         vectors = store.read_table(ref)
         assert len(tiles) > 20
         assert sorted(vectors["level"].unique()) == ["region", "tile"]
-        assert np.isfinite(vectors["value"]).all()
+        assert (vectors["minimum"] <= vectors["maximum"]).all()
+        at_tile = vectors[vectors["level"] == "tile"]
+        corners = set(zip(tiles["x"].to_pylist(), tiles["y"].to_pylist(), strict=True))
+        assert set(zip(at_tile["max_x"], at_tile["max_y"], strict=True)) <= corners
     states = {row["slide"]: row for row in json.loads(cohort.mm("slides", "real", "--json"))}
     for name, reason in BROKEN.items():
         assert states[Path(name).stem]["state"] == "quarantined"
@@ -95,19 +98,21 @@ def test_real_slides_reach_extremum_vectors_and_broken_ones_quarantine(
         assert not [secret for secret in secrets if secret in content], file
 
 
-def _tcga(shared_data: Path, folder: Path, name: str, tasks: list[dict[str, object]]) -> Cohort:
-    table = str(shared_data / "tcga" / f"tcga_{name}_all_clean.csv.zip")
+def _table(shared_data: Path, name: str) -> Path:
+    return shared_data / "tcga" / f"tcga_{name}_all_clean.csv.zip"
+
+
+def _tcga(folder: Path, name: str, table: Path, **sections: object) -> Cohort:
     columns = {"patient_id": "case_id", "sex": "is_female"}
     (folder / "cohorts" / name).mkdir(parents=True)
-    yaml = write_yaml(
-        folder / "cohorts" / name,
-        name,
-        slides=None,
-        clinical={"table": table, "columns": columns, "covariates": ["age", "sex"]},
-        omics={"kind": "wide", "path": table},
-        tasks=[SURVIVAL, *tasks],
-        evaluation={"splits": str(shared_data / "tcga" / "splits" / f"tcga_{name}")},
-    )
+    attributes = {
+        "slides": None,
+        "clinical": {"table": str(table), "columns": columns, "covariates": ["age", "sex"]},
+        "omics": {"kind": "wide", "path": str(table)},
+        "tasks": [SURVIVAL],
+        **sections,
+    }
+    yaml = write_yaml(folder / "cohorts" / name, name, **attributes)
     return Cohort(yaml, folder / "mm")
 
 
@@ -122,16 +127,46 @@ def _reach(values: dict[tuple[str, str], float], gates: dict[tuple[str, str], fl
 
 
 def test_colorectal_survival_reaches_its_gates(shared_data: Path, tmp_path: Path) -> None:
-    cohort = _tcga(shared_data, tmp_path, "coadread", [])
+    splits = str(shared_data / "tcga" / "splits" / "tcga_coadread")
+    table = _table(shared_data, "coadread")
+    cohort = _tcga(tmp_path, "coadread", table, evaluation={"splits": splits})
     cohort.mm("materialize", "coadread")
     _reach(_values(cohort, "coadread"), GATES["coadread"])
 
 
 @pytest.mark.stress
 def test_breast_reaches_its_gates(shared_data: Path, tmp_path: Path) -> None:
-    cohort = _tcga(shared_data, tmp_path, "brca", [SUBTYPE])
+    splits = str(shared_data / "tcga" / "splits" / "tcga_brca")
+    sections = {"tasks": [SURVIVAL, SUBTYPE], "evaluation": {"splits": splits}}
+    cohort = _tcga(tmp_path, "brca", _table(shared_data, "brca"), **sections)
     cohort.mm("materialize", "brca")
     values = _values(cohort, "brca")
     _reach(values, GATES["brca"])
     assert values["subtype", "heec_no_cdh1"] < values["subtype", "heec"]
     assert values["survival", "heec_omics"] < 0.70  # more is a leak (DESIGN section 8)
+
+
+@pytest.mark.stress
+def test_dealing_the_outcomes_to_others_leaves_chance(shared_data: Path, tmp_path: Path) -> None:
+    """The whole pipeline on ten permutations of the outcomes (DESIGN section 8: .50 ± .03)."""
+    found = []
+    for seed in range(10):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        table = folder / "permuted.csv"
+        _permuted(pd.read_csv(_table(shared_data, "brca"), low_memory=False), seed).to_csv(
+            table, index=False
+        )
+        cohort = _tcga(folder, "brca", table, evaluation={"seed": seed, "bootstrap": 100})
+        cohort.mm("materialize", "brca")
+        found.append(_values(cohort, "brca")["survival", "heec"])
+    assert np.mean(found) == pytest.approx(0.5, abs=0.03), found
+
+
+def _permuted(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The table with the outcomes of whole patients dealt to other patients."""
+    outcome = ["survival_months", "censorship"]
+    by_patient = table.groupby("case_id")[outcome].first()
+    order = np.random.default_rng(seed).permutation(len(by_patient))
+    dealt = by_patient.iloc[order].set_axis(by_patient.index)
+    return table.assign(**{name: table["case_id"].map(dealt[name]) for name in outcome})

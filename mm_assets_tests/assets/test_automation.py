@@ -13,7 +13,6 @@ PER_SLIDE = ["slide", "tissue", "tile_embeddings", "region_embeddings"]
 MODEL = "tiny.subtype.heec"
 
 
-@pytest.mark.stress
 def test_a_new_slide_reaches_a_new_model_version(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
