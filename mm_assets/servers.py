@@ -26,21 +26,20 @@ def port_is_free(port: int) -> bool:
 
 
 def commands(dagster_port: int, mlflow_port: int) -> dict[str, list[str]]:
-    """Name -> command line of each server."""
+    """Name -> command line of each server; MLflow's only where no other server is named."""
     tracking = Tracking()
     python = [sys.executable, "-m"]
-    return {
-        "Dagster UI": [
-            *python, "dagster_webserver", "--module-name", MODULE,
-            "--host", HOST, "--port", str(dagster_port),
-        ],
+    webserver = [*python, "dagster_webserver", "--module-name", MODULE]
+    servers = {
+        "Dagster UI": [*webserver, "--host", HOST, "--port", str(dagster_port)],
         "Dagster daemon": [*python, "dagster._daemon", "run", "--module-name", MODULE],
-        "MLflow UI": [
-            *python, "mlflow", "server", "--host", HOST, "--port", str(mlflow_port),
-            "--backend-store-uri", tracking.tracking_uri, "--workers", "1",
-            "--default-artifact-root", tracking.artifact_root,
-        ],
-    }  # fmt: skip
+    }
+    if not tracking.uri.startswith("http"):
+        mlflow = [*python, "mlflow", "server", "--host", HOST, "--port", str(mlflow_port)]
+        store = ["--backend-store-uri", tracking.uri, "--workers", "1"]
+        files = ["--default-artifact-root", tracking.files] if tracking.files else []
+        servers["MLflow UI"] = [*mlflow, *store, *files]
+    return servers
 
 
 def serve(dagster_port: int, mlflow_port: int) -> None:
@@ -51,23 +50,26 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
     RuntimeError
         When a port is taken (the message names it) or a server ends by itself.
     """
+    started = commands(dagster_port, mlflow_port)
     for name, port, option in (
         ("Dagster UI", dagster_port, "DAGSTER_PORT"),
         ("MLflow UI", mlflow_port, "MLFLOW_PORT"),
     ):
-        if not port_is_free(port):
+        if name in started and not port_is_free(port):
             raise RuntimeError(
                 f"port {port} for the {name} is in use: stop what listens there, "
                 f"or choose another with `make ui {option}=<port>`"
             )
-    os.environ["MM_MLFLOW_URL"] = f"http://{HOST}:{mlflow_port}"
+    pages = {"Dagster UI": f"http://{HOST}:{dagster_port}", "MLflow UI": Tracking().uri}
+    if "MLflow UI" in started:
+        pages["MLflow UI"] = f"http://{HOST}:{mlflow_port}"
+    # What is trained from the UI links to these pages.
+    os.environ |= {"MM_DAGSTER_URL": pages["Dagster UI"], "MM_MLFLOW_URL": pages["MLflow UI"]}
     dagster_home()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    servers = {
-        name: subprocess.Popen(command)
-        for name, command in commands(dagster_port, mlflow_port).items()
-    }
-    print(f"Dagster UI  http://{HOST}:{dagster_port}\nMLflow UI   http://{HOST}:{mlflow_port}")
+    servers = {name: subprocess.Popen(command) for name, command in started.items()}
+    for name, page in pages.items():
+        print(f"{name:12}{page}")
     try:
         while all(server.poll() is None for server in servers.values()):
             time.sleep(0.5)

@@ -39,6 +39,11 @@ def heec_name(task: Task) -> str:
     return f"heec_{task.name}"
 
 
+def without_genes_label(task: Task) -> str:
+    """Suffix of the model that reads no feature of the task's `without_genes`."""
+    return "_".join(["no", *(gene.lower() for gene in task.without_genes)])
+
+
 def model_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
     """The models that the cohort's inputs allow."""
     stages = []
@@ -150,8 +155,7 @@ def _variants(blocks: "FeatureBlocks", task: Task) -> "list[Variant]":
     variants = default_variants(blocks)
     if task.without_genes and blocks.omics is not None:
         genes = tuple(task.without_genes)
-        label = "_".join(gene.lower() for gene in genes)
-        variants.append(Variant(f"heec_no_{label}", without_genes=genes))
+        variants.append(Variant(f"heec_{without_genes_label(task)}", without_genes=genes))
     return variants
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from mm_assets.assets.checks import evaluation_checks
-from mm_assets.assets.models import heec_name, weights_stamp
+from mm_assets.assets.models import heec_name, weights_stamp, without_genes_label
 from mm_assets.assets.omics import CLINICAL, read_table, source_digests, splits_name
 from mm_assets.assets.partitions import is_quarantine
 from mm_assets.assets.progress import Progress
@@ -145,6 +145,7 @@ def _task_report(job: Job, task: Task, models: list[str], evaluation: "Evaluatio
         single_models=single,
         excluded=endpoint.excluded,
         classes=endpoint.classes,
+        descriptions=_descriptions(task),
         attainable=_attainable(config, task),
         weights=weights_stamp(job) or None if config.slides else None,
         registered=_registered(job, models),
@@ -154,6 +155,21 @@ def _task_report(job: Job, task: Task, models: list[str], evaluation: "Evaluatio
             **{f"{model} predictions": job.upstream[model][COHORT].digest for model in models},
         },
     )
+
+
+def _descriptions(task: Task) -> dict[str, str]:
+    """One line on every model there can be."""
+    without = {f"heec_{without_genes_label(task)}": f"without {', '.join(task.without_genes)}"}
+    return {
+        "clinical_cox": "Cox regression on clinical covariates",
+        "clinical_logistic": "logistic regression on clinical covariates",
+        "heec": "boosted trees on everything the cohort has",
+        "heec_imaging": "slides alone",
+        "heec_omics": "omics alone",
+        "heec_no_expression": "everything but gene expression",
+        "heec_omics_no_expression": "omics alone, without gene expression",
+        **(without if task.without_genes else {}),
+    }
 
 
 def _endpoint_in_words(task: Task) -> str:

@@ -110,6 +110,12 @@ class Tracking(dg.ConfigurableResource):
         default = f"sqlite:///{mm_home() / 'mlflow' / 'mlflow.db'}"
         return self.tracking_uri or os.environ.get(_TRACKING_URI) or default
 
+    @property
+    def files(self) -> str:
+        """Where MLflow's files lie; empty where the tracking server decides."""
+        database = self._database()
+        return self.artifact_root or (str(database.parent / "artifacts") if database else "")
+
     def log_model(self, run: ModelRun) -> RegisteredModel:
         """Log a run and register its model, unless a version with its fingerprint exists.
 
@@ -229,9 +235,7 @@ class Tracking(dg.ConfigurableResource):
         raise RuntimeError(f"MLflow experiment {name!r} cannot be created in {self.uri}")
 
     def _artifact_location(self, experiment: str) -> str | None:
-        database = self._database()
-        root = self.artifact_root or (str(database.parent / "artifacts") if database else "")
-        return f"{root.rstrip('/')}/{experiment}" if root else None
+        return f"{self.files.rstrip('/')}/{experiment}" if self.files else None
 
     def _version_with(
         self, client: MlflowClient, name: str, fingerprint: str

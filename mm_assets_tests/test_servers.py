@@ -1,0 +1,73 @@
+"""`mm ui`: both web UIs answer, and a busy port is named."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+from mm_assets_tests.cohorts import make_cohort
+from mm_assets_tests.daemon import environment, free_port, wait_for
+
+
+def _command(dagster_port: int, mlflow_port: int) -> list[str]:
+    ports = ["--dagster-port", str(dagster_port), "--mlflow-port", str(mlflow_port)]
+    return [sys.executable, "-m", "mm_assets", "ui", *ports]
+
+
+def _get(address: str, body: bytes | None = None) -> str | None:
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return None
+
+
+def test_both_uis_serve_the_cohort_and_its_models(home: Path, tmp_path: Path) -> None:
+    from mm_assets.resources.tracking import Tracking
+    from mm_assets_tests.resources.models import model_run
+
+    make_cohort(tmp_path / "cohorts" / "tiny", 8, slides=0)
+    version = Tracking().log_model(model_run("heec"))
+    dagster, mlflow = free_port(), free_port()
+    log = tmp_path / "ui.log"
+    with log.open("w") as sink:
+        servers = subprocess.Popen(
+            _command(dagster, mlflow),
+            env=environment(home, tmp_path / "cohorts"),
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        query = json.dumps({"query": "{assetNodes{assetKey{path}}}"}).encode()
+        graph = wait_for(
+            "Dagster", lambda: _get(f"http://127.0.0.1:{dagster}/graphql", query), 60, log
+        )
+        assert ["tiny", "evaluation_survival"] in [
+            node["assetKey"]["path"] for node in json.loads(graph)["data"]["assetNodes"]
+        ]
+        api = f"http://127.0.0.1:{mlflow}/api/2.0/mlflow/registered-models/search"
+        models = wait_for("MLflow", lambda: _get(api), 60, log)
+        assert version.name in [model["name"] for model in json.loads(models)["registered_models"]]
+    finally:
+        servers.send_signal(signal.SIGINT)
+        servers.wait(60)
+
+
+def test_busy_port_is_named(home: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            _command(free_port(), port),
+            env=environment(home, tmp_path),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert f"port {port} for the MLflow UI is in use" in done.stdout + done.stderr
