@@ -70,7 +70,7 @@ def _clinical_stage(config: CohortConfig, task: Task) -> CohortStage:
         outputs=(clinical_name(task),),
         upstream=(CLINICAL, splits_name(task)),
         group="models",
-        code_version="1",
+        code_version="2",
         description="Baseline on clinical covariates alone.",
         kinds=frozenset({"lifelines", "mlflow"}),
         parameters={"task": task.model_dump(), "covariates": config.clinical.covariates},
@@ -104,7 +104,7 @@ def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
         outputs=(heec_name(task),),
         upstream=tuple(upstream),
         group="models",
-        code_version="1",
+        code_version="2",
         description="HEEC: LightGBM on extremum vectors, in-fold filtered omics and clinical "
         "covariates, with its ablations.",
         kinds=frozenset({"lightgbm", "mlflow"}),

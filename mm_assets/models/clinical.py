@@ -29,7 +29,8 @@ class CovariateEncoder:
     """Numbers for covariates: numeric columns as they are, others one column a frequent level.
 
     The most frequent level has no column, nor have levels of fewer than
-    `MIN_PATIENTS_OF_LEVEL` training patients and levels unknown in training.
+    `MIN_PATIENTS_OF_LEVEL` training patients and levels unknown in training. The same holds for
+    numeric columns of two values: sex, say, where one in a hundred patients is a man.
 
     Attributes
     ----------
@@ -174,7 +175,9 @@ def run_clinical_folds(
 def _levels(column: pd.Series) -> list[str | None]:
     """Levels that get a column of their own; a single None for a numeric column."""
     if pd.api.types.is_numeric_dtype(column):
-        return [None] if column.notna().any() else []
+        values = column.dropna().value_counts()
+        rare = len(values) == 2 and values.min() < MIN_PATIENTS_OF_LEVEL
+        return [] if values.empty or rare else [None]
     counts = column.dropna().astype(str).value_counts()
     counts = counts.sort_index().sort_values(ascending=False, kind="stable")
     return [str(level) for level in counts.index[1:] if counts[level] >= MIN_PATIENTS_OF_LEVEL]

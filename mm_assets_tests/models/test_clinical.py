@@ -40,6 +40,14 @@ def test_encoder() -> None:
     assert encoder.encode(unseen).tolist() == [[70.0, 0.0]]
 
 
+@pytest.mark.parametrize(("men", "kept"), [(9, False), (10, True)])
+def test_a_rare_value_has_no_column_however_it_is_written(men: int, kept: bool) -> None:
+    numbers = pd.Series([1.0] * men + [0.0] * 90, name="male")
+    texts = numbers.map({1.0: "M", 0.0: "F"})
+    for frame in (numbers.to_frame(), texts.to_frame()):
+        assert bool(CovariateEncoder.fit(frame).names()) == kept
+
+
 def test_cox_is_that_of_lifelines_and_calibrated() -> None:
     cohort = simulate(400, seed=1)
     covariates, endpoint = cohort.blocks.clinical, cohort.survival
