@@ -8,7 +8,7 @@ import sys
 import time
 
 from mm_assets.resources.home import dagster_home
-from mm_assets.resources.tracking import Tracking
+from mm_assets.resources.tracking import QUIET, Tracking
 
 HOST = "127.0.0.1"
 MODULE = "mm_assets.definitions"
@@ -64,7 +64,11 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
     if "MLflow UI" in started:
         pages["MLflow UI"] = f"http://{HOST}:{mlflow_port}"
     # What is trained from the UI links to these pages.
-    os.environ |= {"MM_DAGSTER_URL": pages["Dagster UI"], "MM_MLFLOW_URL": pages["MLflow UI"]}
+    os.environ |= {
+        **QUIET,
+        "MM_DAGSTER_URL": pages["Dagster UI"],
+        "MM_MLFLOW_URL": pages["MLflow UI"],
+    }
     dagster_home()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     servers = {name: subprocess.Popen(command) for name, command in started.items()}

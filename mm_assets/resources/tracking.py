@@ -69,8 +69,10 @@ set_model(Served())
 _EXAMPLE_COLUMNS = 300
 
 _TRACKING_URI = "MLFLOW_TRACKING_URI"
-_QUIET = {
+QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Eight processes that serve scorers of language models.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # Requirements are given; searching for uv projects and locks costs seconds.
@@ -296,7 +298,7 @@ class Tracking(dg.ConfigurableResource):
 
 
 def _mlflow(uri: str) -> Any:
-    for variable, value in _QUIET.items():
+    for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
     import mlflow
     import mlflow.artifacts
