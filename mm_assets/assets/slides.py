@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mm_assets.wsi.slide import Slide
 
 SLIDE_CACHE = "cache/slides"
+_SHOWN_FACTS = ("vendor", "width", "height", "mpp", "mpp_source", "patient_id", "sha256")
 
 
 def slide_cache() -> Path:
@@ -93,8 +94,11 @@ def _slide_worker(workspace: Workspace) -> Iterator[SlideWorker]:
             json.dumps(record, sort_keys=True).encode(),
             job.provenance["slide"],
         )
-        shown = ("vendor", "width", "height", "mpp", "mpp_source", "patient_id", "sha256")
-        return {"slide": Produced({"json": digest}, {key: record[key] for key in shown})}
+        shown = {key: record[key] for key in _SHOWN_FACTS}
+        if facts.mpp_note:
+            job.workspace.log.warning(f"{job.name}: {facts.mpp_note}")
+            shown["mpp_note"] = facts.mpp_note
+        return {"slide": Produced({"json": digest}, shown)}
 
     yield work
 

@@ -247,6 +247,9 @@ def softmax(logits: Floats) -> Floats:
     return odds / odds.sum(axis=1, keepdims=True)
 
 
+SOFTMAX_MEMBERS = 3
+
+
 def bind_losses(endpoint: Endpoint, train: Sequence[str], rows: Sequence[str]) -> dict[str, Loss]:
     """Every loss of an endpoint, nuisance parameters from `train`, bound to the patients `rows`.
 
@@ -265,4 +268,6 @@ def bind_losses(endpoint: Endpoint, train: Sequence[str], rows: Sequence[str]) -
             "deviance": DevianceLoss(known, wanted),
         }
     labels = [Labels(t["label"].to_numpy(np.int64), len(endpoint.classes)) for t in (fitted, bound)]
-    return {"softmax": SoftmaxLoss(*labels)}
+    # One loss for classes, several times: the average over draws of features and patients is
+    # what the four losses give survival.
+    return {f"softmax_{member}": SoftmaxLoss(*labels) for member in range(SOFTMAX_MEMBERS)}
