@@ -147,6 +147,7 @@ def test_breast_reaches_its_gates(shared_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(3600)
 def test_dealing_the_outcomes_to_others_leaves_chance(shared_data: Path, tmp_path: Path) -> None:
     """The whole pipeline on ten permutations of the outcomes (DESIGN section 8: .50 ± .03)."""
     found = []
