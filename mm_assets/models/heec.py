@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
 
 from mm_assets.cohort.clinical import Endpoint
 from mm_assets.cohort.splits import inner_split
@@ -148,7 +149,31 @@ def fit_heec(
     sites
         Site by patient; inner folds then keep sites apart too.
     """
-    train, parameters = sorted(train), parameters or HeecParameters()
+    import lightgbm  # noqa: F401  # loaded before threads are limited, so that its own are too
+
+    # LightGBM's OpenMP threads wait for each other at every small tree: beside other work that
+    # takes longer than the trees.
+    with threadpool_limits(1):
+        return _fit(
+            blocks,
+            endpoint,
+            sorted(train),
+            horizons,
+            parameters or HeecParameters(),
+            filtered_omics,
+            sites,
+        )
+
+
+def _fit(
+    blocks: FeatureBlocks,
+    endpoint: Endpoint,
+    train: list[str],
+    horizons: Sequence[float],
+    parameters: HeecParameters,
+    filtered_omics: pd.DataFrame | None,
+    sites: Sites,
+) -> HeecModel:
     table = endpoint.table.loc[train]
     preprocessor = _preprocessor(blocks, endpoint, train, parameters, filtered_omics)
     scores: dict[str, Floats] = {}
