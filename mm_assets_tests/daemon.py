@@ -33,7 +33,7 @@ def free_port() -> int:
 
 @contextmanager
 def running_daemon(home: Path, cohorts: Path) -> Iterator[Path]:
-    """The daemon, from start to interrupt; yields the file its output goes to."""
+    """The daemon, from start to end; yields the file its output goes to."""
     log = home / "daemon.log"
     command = [sys.executable, "-m", "dagster._daemon", "run", "-m", "mm_assets.definitions"]
     with log.open("w") as sink:
@@ -47,7 +47,8 @@ def running_daemon(home: Path, cohorts: Path) -> Iterator[Path]:
         try:
             yield log
         finally:
-            os.killpg(process.pid, signal.SIGINT)
+            # Not SIGINT: who runs the tests in the background has it ignored.
+            os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(timeout=30)
             except subprocess.TimeoutExpired:

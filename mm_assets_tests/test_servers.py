@@ -1,7 +1,6 @@
 """`mm ui`: both web UIs answer, and a busy port is named."""
 
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -53,7 +52,7 @@ def test_both_uis_serve_the_cohort_and_its_models(home: Path, tmp_path: Path) ->
         models = wait_for("MLflow", lambda: _get(api), 60, log)
         assert version.name in [model["name"] for model in json.loads(models)["registered_models"]]
     finally:
-        servers.send_signal(signal.SIGINT)
+        servers.terminate()
         servers.wait(60)
 
 
