@@ -53,11 +53,11 @@ def show(rows: Sequence[dict[str, Any]], as_json: bool, title: str = "") -> None
     out.print(table)
 
 
-def show_results(rows: Sequence[dict[str, Any]], task: str) -> None:
+def show_results(rows: Sequence[dict[str, Any]], name: str) -> None:
     """Print a task's metrics, one block a metric; how each is computed stands once below."""
     first = rows[0]
     weights = f"; embeddings: {first['weights']}" if first["weights"] else ""
-    title = f"{task}: {first['patients']} patients{weights}"
+    title = f"{name}: {first['patients']} patients{weights}"
     table = Table("metric", "model", "value", "95 % interval", title=title, title_justify="left")
     for metric in dict.fromkeys(row["metric"] for row in rows):
         table.add_section()

@@ -141,7 +141,7 @@ def _train_heec(job: Job, task: Task) -> Produced:
         filtered,
         sites,
         progress.update,
-        int(HEEC_COMPUTE.overridden(config.compute.get(name)).cpu),
+        HEEC_COMPUTE.overridden(config.compute.get(name)).cpu,
     )
     final = fit_final(blocks, endpoint, _horizons(task), parameters, filtered, sites)
     return _register(

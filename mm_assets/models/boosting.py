@@ -4,11 +4,13 @@ Strongly regularised, for few patients and many features: four leaves a tree, a 
 features and seven tenths of the patients a tree. `lightgbm` is imported inside functions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from mm_assets.models.features import Matrix
 from mm_assets.models.losses import Floats, Loss
@@ -134,6 +136,19 @@ class Boosters:
     def text(self, name: str) -> str:
         """The booster of one loss as LightGBM's text."""
         return str(self._boosters[name].model_to_string())
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Boost with one OpenMP thread, whatever LightGBM's own setting.
+
+    At every small tree its threads wait for each other: beside other work that takes longer than
+    the trees.
+    """
+    import lightgbm  # noqa: F401  # loaded before threads are limited, so that its own are too
+
+    with threadpool_limits(1):
+        yield
 
 
 def choose_rounds(

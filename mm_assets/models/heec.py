@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from threadpoolctl import threadpool_limits
 
 from mm_assets.cohort.clinical import Endpoint
 from mm_assets.cohort.splits import inner_split
@@ -27,6 +26,7 @@ from mm_assets.models.boosting import (
     Chosen,
     InnerFold,
     choose_rounds,
+    one_thread,
     predict_text,
 )
 from mm_assets.models.calibration import QuantileMap, SurvivalCurve, cox_slope, probability_columns
@@ -117,8 +117,8 @@ class HeecModel:
         matrix = self.preprocessor.transform(frame)
         scores = {name: predict_text(text, matrix) for name, text in self.boosters.items()}
         if self.curve is None:
-            logits = self.prior + (np.mean(list(scores.values()), axis=0) if scores else 0.0)
-            logits = np.broadcast_to(logits, (len(frame), len(self.classes)))
+            members = list(scores.values()) or [np.zeros((len(frame), 1))]
+            logits = self.prior + np.mean(members, axis=0)
             return pd.DataFrame(softmax(logits), frame.index, probability_columns(self.classes))
         if self.clinical is not None:
             scores[CLINICAL] = self.clinical.score(frame)
@@ -149,31 +149,7 @@ def fit_heec(
     sites
         Site by patient; inner folds then keep sites apart too.
     """
-    import lightgbm  # noqa: F401  # loaded before threads are limited, so that its own are too
-
-    # LightGBM's OpenMP threads wait for each other at every small tree: beside other work that
-    # takes longer than the trees.
-    with threadpool_limits(1):
-        return _fit(
-            blocks,
-            endpoint,
-            sorted(train),
-            horizons,
-            parameters or HeecParameters(),
-            filtered_omics,
-            sites,
-        )
-
-
-def _fit(
-    blocks: FeatureBlocks,
-    endpoint: Endpoint,
-    train: list[str],
-    horizons: Sequence[float],
-    parameters: HeecParameters,
-    filtered_omics: pd.DataFrame | None,
-    sites: Sites,
-) -> HeecModel:
+    train, parameters = sorted(train), parameters or HeecParameters()
     table = endpoint.table.loc[train]
     preprocessor = _preprocessor(blocks, endpoint, train, parameters, filtered_omics)
     scores: dict[str, Floats] = {}
@@ -181,8 +157,9 @@ def _fit(
     clinical = None
     if preprocessor.names and _can_learn(table, endpoint):
         inner = _inner_folds(endpoint, train, parameters, sites)
-        chosen = _inner_scores(blocks, endpoint, train, inner, parameters)
-        boosters = _grow(preprocessor, blocks.frame(train), endpoint, chosen, parameters)
+        with one_thread():
+            chosen = _inner_scores(blocks, endpoint, train, inner, parameters)
+            boosters = _grow(preprocessor, blocks.frame(train), endpoint, chosen, parameters)
         scores = {name: choice.scores for name, choice in chosen.items()}
         if endpoint.kind == "survival" and blocks.clinical is not None:
             scores[CLINICAL] = _inner_clinical(blocks.clinical, endpoint, train, inner)
