@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from mm_assets.resources.home import dagster_home
+from mm_assets.resources.home import dagster_instance
 from mm_assets.resources.tracking import QUIET, Tracking
 
 HOST = "127.0.0.1"
@@ -69,7 +69,8 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
         "MM_DAGSTER_URL": pages["Dagster UI"],
         "MM_MLFLOW_URL": pages["MLflow UI"],
     }
-    dagster_home()
+    # Its databases are made before two processes would make them at once.
+    dagster_instance().dispose()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     servers = {name: subprocess.Popen(command) for name, command in started.items()}
     for name, page in pages.items():

@@ -10,6 +10,11 @@ from pathlib import Path
 from mm_assets_tests.cohorts import make_cohort
 from mm_assets_tests.daemon import environment, free_port, wait_for
 
+LOAD_ERRORS = (
+    "workspaceOrError{... on Workspace{locationEntries{"
+    "loadStatus locationOrLoadError{... on PythonError{message}}}}}"
+)
+
 
 def _command(dagster_port: int, mlflow_port: int) -> list[str]:
     ports = ["--dagster-port", str(dagster_port), "--mlflow-port", str(mlflow_port)]
@@ -41,13 +46,13 @@ def test_both_uis_serve_the_cohort_and_its_models(home: Path, tmp_path: Path) ->
             stderr=subprocess.STDOUT,
         )
     try:
-        query = json.dumps({"query": "{assetNodes{assetKey{path}}}"}).encode()
-        graph = wait_for(
+        query = json.dumps({"query": f"{{assetNodes{{assetKey{{path}}}} {LOAD_ERRORS}}}"}).encode()
+        answer = wait_for(
             "Dagster", lambda: _get(f"http://127.0.0.1:{dagster}/graphql", query), 60, log
         )
-        assert ["tiny", "evaluation_survival"] in [
-            node["assetKey"]["path"] for node in json.loads(graph)["data"]["assetNodes"]
-        ]
+        graph = json.loads(answer)["data"]
+        paths = [node["assetKey"]["path"] for node in graph["assetNodes"]]
+        assert ["tiny", "evaluation_survival"] in paths, (graph, log.read_text())
         api = f"http://127.0.0.1:{mlflow}/api/2.0/mlflow/registered-models/search"
         models = wait_for("MLflow", lambda: _get(api), 60, log)
         assert version.name in [model["name"] for model in json.loads(models)["registered_models"]]
