@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # Every forward pass has this many tiles, the last filled up with black: another number may make
 # the library sum in another order (float32 on one core does), and the same tile must give the
 # same bytes whatever it is batched with.
-CPU_BATCH, CUDA_BATCH = 4, 64
+CPU_BATCH, CUDA_BATCH = 1, 64
 
 
 @dataclass(frozen=True)
