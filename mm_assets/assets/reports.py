@@ -17,7 +17,7 @@ from mm_assets.assets.progress import Progress
 from mm_assets.assets.slides import manifest_rows, markdown_image
 from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.assets.tiles import TILES
-from mm_assets.cohort.clinical import make_endpoint
+from mm_assets.cohort.clinical import Endpoint, make_endpoint
 from mm_assets.cohort.config import CohortConfig, SurvivalTask, Task
 from mm_assets.resources.receipts import Receipt
 from mm_assets.resources.store import COHORT, ArtefactRef, ArtefactStore
@@ -78,10 +78,11 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
 
     config = job.workspace.config
     clinical = read_table(job, CLINICAL)
+    endpoint = make_endpoint(clinical, task)
     progress = Progress(f"{config.cohort}/{evaluation_name(task.name)}", 0, job.workspace.log)
     evaluation = evaluate(
         pd.concat([read_table(job, model) for model in models], ignore_index=True),
-        make_endpoint(clinical, task),
+        endpoint,
         read_table(job, splits_name(task)),
         clinical,
         horizons=task.horizons if isinstance(task, SurvivalTask) else (),
@@ -96,7 +97,7 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
         )
         for table, frame in evaluation.tables().items()
     }
-    report = _task_report(job, task, models, evaluation)
+    report = _task_report(job, task, models, evaluation, endpoint)
     html = render_task_report(report).encode()
     outputs["html"] = job.workspace.store.write_bytes(
         job.ref(name, "html"), html, job.provenance[name]
@@ -126,11 +127,12 @@ def _attach(job: Job, task: Task, receipt: Receipt, evaluation: "Evaluation", ht
     job.workspace.tracking.attach(run_id, model, metrics, per_fold, {"report/report.html": html})
 
 
-def _task_report(job: Job, task: Task, models: list[str], evaluation: "Evaluation") -> "TaskReport":
+def _task_report(
+    job: Job, task: Task, models: list[str], evaluation: "Evaluation", endpoint: Endpoint
+) -> "TaskReport":
     from mm_assets.evaluation.report import TaskReport
 
     config = job.workspace.config
-    endpoint = make_endpoint(read_table(job, CLINICAL), task)
     full = _judged_model(models, task)
     evaluated = tuple(dict.fromkeys(evaluation.metrics["model"]))
     single = tuple(m for m in evaluated if m.endswith(("_imaging", "_omics"))) + tuple(
@@ -196,12 +198,19 @@ def _registered(job: Job, models: list[str]) -> "pd.DataFrame":
             {
                 "model": facts["registered_model"],
                 "version": facts["version"],
-                "alias": "champion" if facts["version"] == 1 else "challenger",
-                "decision": "",
+                "alias": _aliases(job, facts),
                 "url": facts["mlflow_url"],
             }
         )
-    return pd.DataFrame(rows, columns=["model", "version", "alias", "decision", "url"])
+    return pd.DataFrame(rows, columns=["model", "version", "alias", "url"])
+
+
+def _aliases(job: Job, facts: Mapping[str, Any]) -> str:
+    try:
+        found = job.workspace.tracking.version(facts["registered_model"], facts["version"])
+    except LookupError:
+        return "no longer registered"
+    return ", ".join(found.aliases)
 
 
 def _shown(job: Job, task: Task, evaluation: "Evaluation", report: "TaskReport") -> dict[str, Any]:
@@ -283,7 +292,8 @@ def _stored_task_report(job: Job, task: Task, models: list[str]) -> "TaskReport"
         field.name: job.workspace.store.read_table(_table_ref(config.cohort, task.name, field.name))
         for field in fields(Evaluation)
     }
-    return _task_report(job, task, models, Evaluation(**tables))
+    endpoint = make_endpoint(read_table(job, CLINICAL), task)
+    return _task_report(job, task, models, Evaluation(**tables), endpoint)
 
 
 def _flow(job: Job, reports: tuple["TaskReport", ...]) -> Iterator["FlowStep"]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _PROBABILITY_METRICS = ("brier", "log_loss")
 _SHOWN_GROUPS = 8
-_NO_MODELS = pd.DataFrame(columns=["model", "version", "alias", "decision", "url"])
+_NO_MODELS = pd.DataFrame(columns=["model", "version", "alias", "url"])
 _NO_SLIDES = pd.DataFrame(columns=["slide_id", "reason"])
 
 
@@ -55,7 +55,7 @@ class TaskReport:
     weights
         Weights of the image encoder, None without images.
     registered
-        Columns model, version, alias, decision, url (of MLflow): models in the registry.
+        Columns model, version, alias, url (of MLflow): models in the registry.
     provenance
         What was made from what: versions, digests, links.
     """

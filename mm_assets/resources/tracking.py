@@ -90,6 +90,7 @@ class RegisteredModel:
     version: int
     run_id: str
     url: str
+    aliases: tuple[str, ...]
 
 
 class Tracking(dg.ConfigurableResource):
@@ -129,7 +130,7 @@ class Tracking(dg.ConfigurableResource):
             if version is None:
                 version = self._register(client, run)
             self._set_alias(client, version)
-        return _registered(version)
+            return _registered(client.get_model_version(version.name, version.version))
 
     def attach(
         self,
@@ -336,7 +337,9 @@ def _ensure_registered_model(client: MlflowClient, name: str) -> None:
 def _registered(version: ModelVersion) -> RegisteredModel:
     base = os.environ.get("MM_MLFLOW_URL", "http://127.0.0.1:5000").rstrip("/")
     url = f"{base}/#/models/{quote(version.name)}/versions/{version.version}"
-    return RegisteredModel(version.name, int(version.version), str(version.run_id), url)
+    return RegisteredModel(
+        version.name, int(version.version), str(version.run_id), url, tuple(version.aliases)
+    )
 
 
 def _requirement() -> str:

@@ -136,7 +136,6 @@ def test_whatever_comes_from_outside_is_escaped(survival):
                 "model": ["heec"],
                 "version": [1],
                 "alias": [NASTY],
-                "decision": [NASTY],
                 "url": ["javascript:alert(1)"],
             }
         ),

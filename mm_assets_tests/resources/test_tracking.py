@@ -124,7 +124,8 @@ def test_same_model_is_registered_once(tracking: Tracking):
     assert [tracking.log_model(run).version for run in others] == [2, 3, 4, 5]
     assert tracking.version("demo.survival.once") == first
     assert tracking.version("demo.survival.once", "challenger").version == 5
-    assert tracking.version("demo.survival.once", 3).version == 3
+    named = {v: tracking.version("demo.survival.once", v).aliases for v in (1, 3, 5)}
+    assert named == {1: ("champion",), 3: (), 5: ("challenger",)}
     assert tracking.log_model(model_run("once", code_version="2")).version == 2
     assert tracking.version("demo.survival.once", "challenger").version == 5
 
