@@ -131,6 +131,7 @@ def test_lineage_reaches_slide_digests(cohort: Cohort) -> None:
 def test_report_is_one_readable_file(cohort: Cohort) -> None:
     html = (cohort.home / "store/tiny/cohort_report/cohort.html").read_text()
     assert "heec" in html
+    assert "champion" in html
     assert f"{TRUNCATED}-S1" in html
     assert 'src="http' not in html
     assert str(cohort.yaml.parent) not in html
