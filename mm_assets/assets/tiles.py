@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.slides import manifest_rows, open_local_slide, read_mask
@@ -18,7 +17,7 @@ def embedding_stage(config: CohortConfig) -> SlideStage:
         outputs=(TILES, REGIONS),
         upstream=("slide", "tissue"),
         group="imaging",
-        code_version="1",
+        code_version="2",
         description="Embeddings of 256 px tiles and 4096 px regions, with level-0 coordinates, "
         "as memory-mappable Arrow files.",
         kinds=frozenset({"pytorch", "arrow"}),
@@ -61,7 +60,9 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
                 with_tiles=TILES in job.provenance,
                 with_regions=REGIONS in job.provenance,
             )
-        shared: dict[str, Any] = {
+            reader = slide.reader
+        shared: dict[str, str] = {
+            "reader": reader,
             "encoder": encoder.name,
             "weights": encoder.weights_id,
             "weights_sha256": encoder.weights_sha256,
@@ -70,7 +71,8 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
         produced = {}
         for asset, table in ((TILES, made.tiles), (REGIONS, made.regions)):
             if asset in job.provenance:
-                digest = store.write_arrow(job.ref(asset, "arrow"), table, job.provenance[asset])
+                stamped = table.replace_schema_metadata(shared)
+                digest = store.write_arrow(job.ref(asset, "arrow"), stamped, job.provenance[asset])
                 produced[asset] = Produced({"arrow": digest}, {"count": table.num_rows, **shared})
         return produced
 

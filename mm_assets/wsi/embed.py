@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mm_assets.encoders.base import Encoder
 
 BATCH = 32
-DECODE_AHEAD = 64
 WHITE = 255
 
 
@@ -134,11 +133,18 @@ def _embed_regions(
 
 
 def _read(slide: Slide, plan: TilePlan, squares: NDArray[np.int32]) -> Generator[Pixels]:
-    """Pixels of tiles of the grid, in the order given, decoded ahead by threads."""
-    position = plan.tile_grid.position
-    corners = [(position(column), position(row)) for column, row in squares.tolist()]
-    return slide.read_tiles(
-        corners, plan.tile_grid.size0, plan.tile_grid.px, os.cpu_count() or 1, DECODE_AHEAD
+    """Pixels of tiles of the grid, given row by row, decoded ahead by threads."""
+    grid = plan.tile_grid
+    wanted: dict[int, list[int]] = {}
+    for column, row in squares.tolist():
+        wanted.setdefault(row, []).append(column)
+    return slide.read_squares(
+        [grid.position(column) for column in range(plan.columns)],
+        [grid.position(row) for row in range(plan.rows)],
+        grid.size0,
+        grid.px,
+        wanted,
+        os.cpu_count() or 1,
     )
 
 

@@ -3,27 +3,29 @@
 import hashlib
 import math
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import openslide
-from numpy.typing import NDArray
 
 from mm_assets.wsi.errors import SlideError as SlideError
 from mm_assets.wsi.errors import without_folders
 from mm_assets.wsi.resolution import MppSource, Resolution, resolve_mpp
 from mm_assets.wsi.tiff import find_truncation, is_tiff
-
-Pixels = NDArray[np.uint8]
+from mm_assets.wsi.tiled import Pixels, TiledLevel, TileError, read_rows, tiled_levels
 
 SMALLEST_SIDE_PX = 64
 LARGEST_SIDE_PX = 1_000_000
 LARGEST_SIDE_MM = 200.0
 CACHE_BYTES = 128 * 1024**2
+DECODE_AHEAD = 64
+# Formats of OpenSlide whose levels are nothing but the tiled pages of one TIFF.
+TILED_VENDORS = ("aperio", "generic-tiff")
 # A level may be coarser than wanted by this factor: pyramids of odd sizes say 2.0005 for 2.
 LEVEL_TOLERANCE = 1.01
 
@@ -121,24 +123,124 @@ class Slide:
         pixels = self._read_level(x0, y0, level, edge)
         return pixels if edge == out_px else _resize(pixels, out_px)
 
-    def read_tiles(
-        self, corners: Iterable[tuple[int, int]], size0: int, out_px: int, threads: int, ahead: int
-    ) -> Generator[Pixels]:
-        """`read` at every corner, in the given order, decoded by threads at most `ahead` early.
+    @cached_property
+    def reader(self) -> str:
+        """What reads the squares of this slide, with versions."""
+        import imagecodecs
 
-        Give the corners row by row: neighbours share compressed tiles.
+        if self._tiled:
+            return f"imagecodecs {imagecodecs.__version__}"
+        return f"openslide {openslide.__library_version__}"
+
+    def read_squares(
+        self,
+        lefts: Sequence[int],
+        tops: Sequence[int],
+        size0: int,
+        out_px: int,
+        wanted: Mapping[int, Sequence[int]],
+        threads: int,
+    ) -> Generator[Pixels]:
+        """Squares of a grid, row by row, decoded by threads ahead of the consumer.
+
+        Levels and outside are as for `read`. Where the level is a tiled TIFF that decodes to what
+        OpenSlide shows, every compressed tile is decoded once; coarser levels are then read at
+        whole pixels, where OpenSlide interpolates.
+
+        Parameters
+        ----------
+        lefts, tops
+            Left edge of every column and top edge of every row of the grid, level-0 pixels.
+        size0
+            Edge in level-0 pixels.
+        out_px
+            Edge of the results.
+        wanted
+            Row of the grid -> columns wanted in it; both ascending.
+
+        Yields
+        ------
+        uint8 (out_px, out_px, 3), RGB; valid until the next is asked for.
+
+        Raises
+        ------
+        SlideError
+            The pixels cannot be decoded.
         """
+        index = self._level_for(size0 / out_px)
+        tiled = self._tiled.get(index)
+        if tiled is None:
+            corners = [(lefts[c], tops[row]) for row, columns in wanted.items() for c in columns]
+            yield from self._read_each(corners, size0, out_px, threads)
+            return
+        downsample = self.levels[index][2]
+        rows = read_rows(
+            self._path,
+            tiled,
+            [round(left / downsample) for left in lefts],
+            [round(top / downsample) for top in tops],
+            max(1, round(size0 / downsample)),
+            wanted,
+            threads,
+        )
+        try:
+            with closing(rows):
+                for _, squares in rows:
+                    for pixels in squares:
+                        yield pixels if len(pixels) == out_px else _resize(pixels, out_px)
+        except TileError as error:
+            x0, y0 = round(error.x * downsample), round(error.y * downsample)
+            raise self._undecodable(x0, y0, index, str(error)) from None
+
+    def _read_each(
+        self, corners: Iterable[tuple[int, int]], size0: int, out_px: int, threads: int
+    ) -> Generator[Pixels]:
         pending: deque[Future[Pixels]] = deque()
         pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         try:
             for x0, y0 in corners:
                 pending.append(pool.submit(self.read, x0, y0, size0, out_px))
-                if len(pending) > ahead:
+                if len(pending) > DECODE_AHEAD:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+    @cached_property
+    def _tiled(self) -> dict[int, TiledLevel]:
+        """Levels, by index, that are read past OpenSlide: they were compared with it."""
+        if self._handle.properties[openslide.PROPERTY_NAME_VENDOR] not in TILED_VENDORS:
+            return {}
+        found = {(level.width, level.height): level for level in tiled_levels(self._path)}
+        sizes = {index: (width, height) for index, (width, height, _) in enumerate(self.levels)}
+        tiled = {index: found[size] for index, size in sizes.items() if size in found}
+        # Opened again: OpenSlide reads nothing more from a slide in which it met damage.
+        with closing(_open_handle(self._path)) as handle:
+            other = Slide(self._path, handle, self.resolution)
+            return tiled if all(other._agrees(*item) for item in tiled.items()) else {}
+
+    def _agrees(self, index: int, level: TiledLevel) -> bool:
+        """Whether sampled compressed tiles hold exactly what OpenSlide shows there."""
+        downsample = self.levels[index][2]
+        places = np.flatnonzero(level.counts)
+        for place in {int(places[at]) for at in (0, len(places) // 2, -1)} if len(places) else ():
+            row, column = divmod(place, level.columns)
+            x, y = column * level.tile_width, row * level.tile_height
+            x0, y0 = round(x * downsample), round(y * downsample)
+            # Between whole pixels OpenSlide interpolates: nothing to compare.
+            if (x0, y0) != (x * downsample, y * downsample):
+                continue
+            edge = min(level.tile_width, level.tile_height)
+            try:
+                shown = self._read_level(x0, y0, index, edge)
+                with closing(read_rows(self._path, level, [x], [y], edge, {0: [0]}, 1)) as rows:
+                    _, pixels = next(rows)
+                    if not np.array_equal(shown, pixels[0]):
+                        return False
+            except (SlideError, TileError):
+                return False
+        return True
 
     def overview(self, mpp: float) -> tuple[Pixels, int]:
         """The whole slide near `mpp`: RGB uint8 (height, width, 3) and its integer downsample.
@@ -175,11 +277,14 @@ class Slide:
         try:
             region = self._handle.read_region((x0, y0), level, (edge, edge))
         except openslide.OpenSlideError as error:
-            reason = without_folders(str(error), self._path)
-            raise SlideError(
-                f"{self.name} cannot be decoded near x={x0}, y={y0} (level {level}): {reason}"
-            ) from None
+            raise self._undecodable(x0, y0, level, str(error)) from None
         return _on_white(np.asarray(region))
+
+    def _undecodable(self, x0: int, y0: int, level: int, reason: str) -> SlideError:
+        return SlideError(
+            f"{self.name} cannot be decoded near x={x0}, y={y0} (level {level}): "
+            f"{without_folders(reason, self._path)}"
+        )
 
 
 @contextmanager

@@ -6,12 +6,11 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mm_assets.synthetic.tiff import write_pyramid
 from mm_assets.wsi.errors import without_folders
 from mm_assets.wsi.slide import SlideError, _on_white, inspect_slide, open_slide, slide_digest
+from mm_assets.wsi.tiled import tiled_levels
 from mm_assets_tests.wsi import painted
 
 
@@ -116,18 +115,73 @@ def test_overview_pixels_cover_whole_squares(flat):
     assert np.abs(overview[:68, :93] - means).max() <= 0.5 + 1e-6
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    corners=st.lists(st.tuples(st.integers(-300, 1600), st.integers(-300, 1200)), max_size=12),
-    threads=st.integers(1, 3),
-    ahead=st.integers(0, 5),
-)
-def test_read_tiles_keeps_the_order(textured, corners, threads, ahead):
+def grid_of(length: int, size: int) -> list[int]:
+    return list(range(0, length, size))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("size0", "out_px"), [(256, 256), (240, 240), (200, 150)])
+def test_squares_are_those_of_single_reads_in_grid_order(textured, size0, out_px, threads):
     with open_slide(textured) as slide:
-        tiles = list(slide.read_tiles(corners, 128, 64, threads=threads, ahead=ahead))
-        assert len(tiles) == len(corners)
-        for (x, y), tile in zip(corners, tiles, strict=True):
-            assert (tile == slide.read(x, y, 128, 64)).all()
+        lefts, tops = grid_of(slide.width, size0), grid_of(slide.height, size0)
+        wanted = {0: [0, len(lefts) - 1], 2: [1, 2], len(tops) - 1: list(range(len(lefts)))}
+        squares = slide.read_squares(lefts, tops, size0, out_px, wanted, threads)
+        copies = [pixels.copy() for pixels in squares]
+        places = [(row, column) for row, columns in wanted.items() for column in columns]
+        assert len(copies) == len(places)
+        assert slide.reader.startswith("imagecodecs ")
+        for (row, column), pixels in zip(places, copies, strict=True):
+            assert (pixels == slide.read(lefts[column], tops[row], size0, out_px)).all()
+
+
+def test_squares_of_a_coarser_level_are_its_whole_pixels_averaged(textured):
+    with open_slide(textured) as slide:
+        (width, height, downsample) = slide.levels[1]
+        lefts, tops = grid_of(slide.width, 333), grid_of(slide.height, 333)
+        level = np.asarray(slide._handle.read_region((0, 0), 1, (width, height)))[..., :3]
+        edge = round(333 / downsample)
+        squares = slide.read_squares(lefts, tops, 333, 111, {0: [0, 1], 2: [2]}, threads=2)
+        for (row, column), pixels in zip([(0, 0), (0, 1), (2, 2)], squares, strict=True):
+            x, y = round(lefts[column] / downsample), round(tops[row] / downsample)
+            square = level[y : y + edge, x : x + edge]
+            wanted = cv2.resize(square, (111, 111), interpolation=cv2.INTER_AREA)
+            assert (pixels == wanted).all()
+
+
+def test_a_damaged_sampled_tile_leaves_the_slide_to_openslide(textured, tmp_path):
+    level = tiled_levels(textured)[0]
+    data = bytearray(textured.read_bytes())
+    data[level.offsets[0] : level.offsets[0] + level.counts[0]] = bytes(level.counts[0])
+    path = tmp_path / "damaged.tiff"
+    path.write_bytes(data)
+    with open_slide(path) as slide:
+        (pixels,) = slide.read_squares([512], [512], 256, 256, {0: [0]}, threads=1)
+        assert slide.reader.startswith("openslide ")
+    assert (pixels == level_0(textured)[512:768, 512:768]).all()
+
+
+def test_what_is_not_jpeg_is_left_to_openslide(flat):
+    image = level_0(flat)
+    with open_slide(flat, 0.5) as slide:
+        first, last = slide.read_squares([0, 300], [40], 128, 128, {0: [0, 1]}, threads=2)
+        assert slide.reader.startswith("openslide ")
+    assert (first == image[40:168, :128]).all()
+    assert (last == image[40:168, 300:428]).all()
+
+
+def test_a_decoder_that_differs_from_openslide_is_not_used(textured, monkeypatch):
+    import imagecodecs
+
+    def brighter(data, out, **options):
+        imagecodecs_decode(data, out=out, **options)
+        out[0, 0, 0] ^= 1
+
+    imagecodecs_decode = imagecodecs.jpeg8_decode
+    monkeypatch.setattr(imagecodecs, "jpeg8_decode", brighter)
+    with open_slide(textured) as slide:
+        (pixels,) = slide.read_squares([0], [0], 256, 256, {0: [0]}, threads=1)
+        assert slide.reader.startswith("openslide ")
+    assert (pixels == level_0(textured)[:256, :256]).all()
 
 
 # ---- what is refused, and why -------------------------------------------------------------------
