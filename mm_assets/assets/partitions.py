@@ -168,9 +168,8 @@ class SlideRun:
         inputs = {a: {slide: r[slide].digest} for a, r in self.upstream.items()}
         if self.stage.sources:
             inputs["source"] = dict(self.sources.get(slide, {}))
-        return Provenance(
-            asset, slide, self.stage.code_version, dict(self.stage.parameters), inputs
-        )
+        parameters = {**self.stage.parameters, **self.stage.own_parameters.get(asset, {})}
+        return Provenance(asset, slide, self.stage.code_version, parameters, inputs)
 
     def _open_worker(self) -> SlideWorker:
         with self._lock:

@@ -145,11 +145,14 @@ class SlideStage(Stage):
     worker
         Opens what is shared by a chunk of slides (an encoder, say) and yields the function that
         does one slide.
+    own_parameters
+        Asset -> whatever of the configuration changes this asset alone.
     """
 
     worker: Callable[[Workspace], AbstractContextManager[SlideWorker]]
     sources: Callable[[CohortConfig], Mapping[str, Mapping[str, str]]] | None = None
     slides_at_once: int = 1
+    own_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

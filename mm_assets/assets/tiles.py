@@ -1,20 +1,34 @@
-"""Stage of tile and region embeddings: one pass over the pixels of a slide for both."""
+"""Stage of tile and region embeddings: one pass over the pixels of a slide for all of them."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
 
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.slides import manifest_rows, open_local_slide, read_mask
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
-from mm_assets.cohort.config import CohortConfig
+from mm_assets.cohort.config import CohortConfig, EncoderConfig
+
+if TYPE_CHECKING:
+    from mm_assets.encoders.base import Encoder
+    from mm_assets.wsi.slide import Slide
+    from mm_assets.wsi.tiling import TilePlan
 
 TILES, REGIONS = "tile_embeddings", "region_embeddings"
 
 
+def tile_encoders(config: CohortConfig) -> dict[str, EncoderConfig]:
+    """Asset of tile embeddings -> its encoder."""
+    further = {f"{TILES}_{encoder.name}": encoder for encoder in config.imaging.also}
+    return {TILES: config.imaging, **further}
+
+
 def embedding_stage(config: CohortConfig) -> SlideStage:
-    """`tile_embeddings` and `region_embeddings`."""
+    """`tile_embeddings`, `region_embeddings`, and `tile_embeddings_<name>` of further encoders."""
+    encoders = {**tile_encoders(config), REGIONS: config.imaging}
     return SlideStage(
-        outputs=(TILES, REGIONS),
+        outputs=(TILES, REGIONS, *(asset for asset in tile_encoders(config) if asset != TILES)),
         upstream=("slide", "tissue"),
         group="imaging",
         code_version="2",
@@ -22,7 +36,11 @@ def embedding_stage(config: CohortConfig) -> SlideStage:
         "as memory-mappable Arrow files.",
         kinds=frozenset({"pytorch", "arrow"}),
         compute=Compute(gpu=1, cpu=4, memory_gib=16, chunk=200),
-        parameters=config.imaging.model_dump(),
+        parameters=config.imaging.model_dump(exclude={"encoder", "weights", "also"}),
+        own_parameters={
+            asset: encoder.model_dump(include={"encoder", "weights"})
+            for asset, encoder in encoders.items()
+        },
         on_refresh=False,
         worker=_embedding_worker,
     )
@@ -31,15 +49,19 @@ def embedding_stage(config: CohortConfig) -> SlideStage:
 @contextmanager
 def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
     from mm_assets.encoders.registry import load_encoder
-    from mm_assets.wsi.embed import embed_slide
     from mm_assets.wsi.tiling import plan_tiles
 
     imaging = workspace.config.imaging
+    configured = {**tile_encoders(workspace.config), REGIONS: imaging}
     rows = manifest_rows(workspace.config)
-    encoder = load_encoder(imaging.encoder, imaging.weights)
+    load = cache(load_encoder)
 
     def work(job: Job) -> Mapping[str, Produced]:
-        store = job.workspace.store
+        encoders = {
+            asset: load(encoder.encoder, encoder.weights)
+            for asset, encoder in configured.items()
+            if asset in job.provenance
+        }
         mask, downsample = read_mask(job)
         with open_local_slide(rows[job.name]) as slide:
             plan = plan_tiles(
@@ -53,27 +75,34 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
                 region_px=imaging.region_px,
                 min_tissue=imaging.min_tissue,
             )
-            made = embed_slide(
-                slide,
-                plan,
-                encoder,
-                with_tiles=TILES in job.provenance,
-                with_regions=REGIONS in job.provenance,
-            )
-            reader = slide.reader
-        shared: dict[str, str] = {
-            "reader": reader,
+            return _embed(job, slide, plan, encoders)
+
+    yield work
+
+
+def _embed(
+    job: Job, slide: "Slide", plan: "TilePlan", encoders: "dict[str, Encoder]"
+) -> Mapping[str, Produced]:
+    """One pass over the slide, and a stored table for every asset wanted."""
+    from mm_assets.wsi.embed import embed_slide
+
+    tables = embed_slide(
+        slide,
+        plan,
+        tiles={asset: encoder for asset, encoder in encoders.items() if asset != REGIONS},
+        regions={asset: encoder for asset, encoder in encoders.items() if asset == REGIONS},
+    )
+    produced = {}
+    for asset, encoder in encoders.items():
+        shared = {
+            "reader": slide.reader,
             "encoder": encoder.name,
             "weights": encoder.weights_id,
             "weights_sha256": encoder.weights_sha256,
             "precision": str(encoder.dtype),
         }
-        produced = {}
-        for asset, table in ((TILES, made.tiles), (REGIONS, made.regions)):
-            if asset in job.provenance:
-                stamped = table.replace_schema_metadata(shared)
-                digest = store.write_arrow(job.ref(asset, "arrow"), stamped, job.provenance[asset])
-                produced[asset] = Produced({"arrow": digest}, {"count": table.num_rows, **shared})
-        return produced
-
-    yield work
+        table = tables[asset].replace_schema_metadata(shared)
+        ref = job.ref(asset, "arrow")
+        digest = job.workspace.store.write_arrow(ref, table, job.provenance[asset])
+        produced[asset] = Produced({"arrow": digest}, {"count": table.num_rows, **shared})
+    return produced

@@ -223,10 +223,13 @@ def _keep(path: Path, findings: dict[str, object]) -> None:
 
 def _file_problems(config: CohortConfig) -> Iterator[Problem]:
     """Files named in the YAML that are read later only."""
-    weights = config.imaging.weights
     named = [("evaluation.attainable", config.evaluation.attainable)]
-    if config.slides and weights != "imagenet" and not weights.startswith("random:"):
-        named.append(("imaging.weights", weights))
+    encoders = {"imaging": config.imaging.weights} | {
+        f"imaging.also.{further.name}": further.weights for further in config.imaging.also
+    }
+    for key, weights in encoders.items():
+        if config.slides and weights != "imagenet" and not weights.startswith("random:"):
+            named.append((f"{key}.weights", weights))
     for key, path in named:
         if path and not Path(path).is_file():
             yield Problem(key, f"no such file: {path}", "check the path")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
+ENCODER_PATTERN = r"^(resnet50|resnet50_2048|timm:[A-Za-z0-9_.]+)$"
 SLIDE_ID_PATTERN = re.compile(r"^[A-Za-z0-9._-]+$")
 
 
@@ -62,17 +63,43 @@ class OmicsConfig(_Strict):
     patient_id: str = Field("case_id", description="Patient column of a wide table.")
 
 
-class ImagingConfig(_Strict):
-    """At which resolution tiles are cut and which encoder embeds them."""
+class EncoderConfig(_Strict):
+    """A tile encoder and its weights."""
+
+    encoder: str = Field(
+        "resnet50",
+        pattern=ENCODER_PATTERN,
+        description="`resnet50`, `resnet50_2048`, or `timm:<model>` (extra `foundation`).",
+    )
+    weights: str = Field(
+        "imagenet", description="`imagenet`, a checkpoint's path, or `random:<seed>` (demo only)."
+    )
+
+
+class FurtherEncoder(EncoderConfig):
+    """One more encoder, fed by the same pass over the pixels: asset `tile_embeddings_<name>`."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+
+
+class ImagingConfig(EncoderConfig):
+    """At which resolution tiles are cut and which encoders embed them."""
 
     mpp: float = Field(0.5, gt=0.05, le=20, description="Micrometres per pixel of the tiles.")
     tile_px: int = Field(256, ge=32, le=2048)
     region_px: int = Field(4096, ge=64, le=16384)
-    encoder: Literal["resnet50", "resnet50_2048"] = "resnet50"
-    weights: str = Field(
-        "imagenet", description="`imagenet`, a checkpoint's path, or `random:<seed>` (demo only)."
-    )
     min_tissue: float = Field(0.5, ge=0, le=1, description="Least tissue fraction of a kept tile.")
+    also: list[FurtherEncoder] = Field(
+        default_factory=list, description="Further encoders of the tiles."
+    )
+
+    @field_validator("also")
+    @classmethod
+    def _encoders_differ(cls, also: list[FurtherEncoder]) -> list[FurtherEncoder]:
+        names = [further.name for further in also]
+        if len(set(names)) < len(names):
+            raise ValueError(f"encoder names must differ, found {names}")
+        return also
 
     @model_validator(mode="after")
     def _regions_hold_whole_tiles(self) -> "ImagingConfig":
@@ -190,9 +217,10 @@ class CohortConfig(_Strict):
             for key in keys:
                 if data.get(section) and data[section][key]:
                     data[section][key] = resolve_path(data[section][key], base)
-        weights = data["imaging"]["weights"]
-        if weights != "imagenet" and not weights.startswith("random:"):
-            data["imaging"]["weights"] = resolve_path(weights, base)
+        for encoder in (data["imaging"], *data["imaging"]["also"]):
+            weights = encoder["weights"]
+            if weights != "imagenet" and not weights.startswith("random:"):
+                encoder["weights"] = resolve_path(weights, base)
         return CohortConfig.model_validate(data)
 
 

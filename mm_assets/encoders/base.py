@@ -33,6 +33,9 @@ class Encoder:
         Length of an embedding.
     mean, std
         Per channel, of pixel values from 0 to 1.
+    input_px
+        Edge of the network's input; tiles of another size are resized to it on the device. None:
+        any size is taken as it is.
     network
         Maps float (B, 3, H, W) to (B, dimension).
     """
@@ -43,6 +46,7 @@ class Encoder:
     dimension: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    input_px: int | None
     network: "torch.nn.Module"
     device: "torch.device"
     dtype: "torch.dtype"
@@ -100,10 +104,18 @@ class Encoder:
             pixels = tiles.to(self.device).permute(0, 3, 1, 2)
             mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
             std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1)
-            normalized = (pixels.float() / 255 - mean) / std
+            normalized = (_resized(pixels.float(), self.input_px) / 255 - mean) / std
             inputs = normalized.to(self.dtype).contiguous(memory_format=torch.channels_last)
             features = self.network(inputs).half().cpu().numpy()
         return np.asarray(features, dtype=np.float16)
+
+
+def _resized(pixels: "torch.Tensor", edge: int | None) -> "torch.Tensor":
+    import torch
+
+    if edge is None or pixels.shape[-1] == edge:
+        return pixels
+    return torch.nn.functional.interpolate(pixels, (edge, edge), mode="bilinear", antialias=True)
 
 
 def _filled(part: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

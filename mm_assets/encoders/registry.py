@@ -1,10 +1,11 @@
 """Encoders by name."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mm_assets.encoders.base import Encoder
 from mm_assets.encoders.resnet50 import DIMENSIONS, MEAN, STD, build_resnet50
-from mm_assets.encoders.weights import load_weights
+from mm_assets.encoders.timm_model import build_timm
+from mm_assets.encoders.weights import TIMM, load_weights
 
 if TYPE_CHECKING:
     import torch
@@ -16,9 +17,9 @@ def load_encoder(name: str, weights: str, device: str | None = None) -> Encoder:
     Parameters
     ----------
     name
-        ``resnet50`` (1024-d) or ``resnet50_2048``.
+        ``resnet50`` (1024-d), ``resnet50_2048``, or ``timm:<model>``.
     weights
-        ``imagenet``, ``random:<seed>``, or the path of a state dict.
+        ``imagenet`` (not for timm), ``random:<seed>``, or the path of a state dict.
     device
         torch's name of the device; by default the first GPU, else the CPU.
 
@@ -31,16 +32,30 @@ def load_encoder(name: str, weights: str, device: str | None = None) -> Encoder:
     """
     import torch
 
-    if name not in DIMENSIONS:
-        raise ValueError(f"no encoder is named {name!r}; there are {', '.join(DIMENSIONS)}")
-    loaded = load_weights("resnet50", weights)
+    if name not in DIMENSIONS and not name.startswith(TIMM):
+        known = ", ".join(DIMENSIONS)
+        raise ValueError(f"no encoder is named {name!r}; there are {known} and timm:<model>")
+    loaded = load_weights(name if name.startswith(TIMM) else "resnet50", weights)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = _fastest_dtype(place)
-    network = build_resnet50(name, loaded.state).to(place, dtype)
-    network = network.to(memory_format=torch.channels_last)
+    network, expects = _build(name, loaded.state)
+    network = network.to(place, dtype).to(memory_format=torch.channels_last)
     return Encoder(
-        name, loaded.stamp, loaded.sha256, DIMENSIONS[name], MEAN, STD, network, place, dtype
+        name=name,
+        weights_id=loaded.stamp,
+        weights_sha256=loaded.sha256,
+        network=network,
+        device=place,
+        dtype=dtype,
+        **expects,
     )
+
+
+def _build(name: str, state: "dict[str, torch.Tensor]") -> "tuple[torch.nn.Module, dict[str, Any]]":
+    if name.startswith(TIMM):
+        return build_timm(name, state)
+    expects = {"dimension": DIMENSIONS[name], "mean": MEAN, "std": STD, "input_px": None}
+    return build_resnet50(name, state), expects
 
 
 def _fastest_dtype(device: "torch.device") -> "torch.dtype":

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import torch
 
 RANDOM = "random:"
+TIMM = "timm:"
 IMAGENET = "imagenet"
 
 
@@ -42,13 +43,39 @@ def imagenet_path(architecture: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
 
 
+def blank_network(architecture: str) -> "torch.nn.Module":
+    """A network of torchvision (``resnet50``) or timm (``timm:vit_small_patch16_224``).
+
+    timm's come without a classifier.
+
+    Raises
+    ------
+    ValueError
+        When timm, or a model of that name in it, is not there.
+    """
+    if not architecture.startswith(TIMM):
+        import torchvision
+
+        return torchvision.models.get_model(architecture, weights=None)
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"{architecture} needs timm: install mm-assets with the extra `foundation`"
+        ) from None
+    try:
+        return timm.create_model(architecture.removeprefix(TIMM), pretrained=False, num_classes=0)
+    except RuntimeError as error:
+        raise ValueError(f"{architecture}: {error}") from None
+
+
 def load_weights(architecture: str, weights: str) -> Weights:
-    """Weights of a torchvision architecture.
+    """Weights of an architecture.
 
     Parameters
     ----------
     architecture
-        torchvision's name, for example ``resnet50``.
+        As for `blank_network`.
     weights
         ``imagenet``, ``random:<seed>``, or the path of a state dict.
 
@@ -60,6 +87,8 @@ def load_weights(architecture: str, weights: str) -> Weights:
     if weights.startswith(RANDOM):
         return Weights(weights, _random_state(architecture, weights.removeprefix(RANDOM)))
     if weights == IMAGENET:
+        if architecture.startswith(TIMM):
+            raise WeightsError(f"{architecture}: give the path of a state dict as weights")
         return _imagenet(architecture)
     path = Path(weights)
     if not path.is_file():
@@ -69,13 +98,12 @@ def load_weights(architecture: str, weights: str) -> Weights:
 
 def _random_state(architecture: str, seed: str) -> "dict[str, torch.Tensor]":
     import torch
-    import torchvision
 
     if not seed.isdigit():
         raise WeightsError(f"random:{seed}: write random:<seed> with a whole number")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
-        return dict(torchvision.models.get_model(architecture, weights=None).state_dict())
+        return dict(blank_network(architecture).state_dict())
 
 
 def _imagenet(architecture: str) -> Weights:
@@ -126,10 +154,9 @@ def _read_state(path: Path) -> dict[str, Any]:
 def _fitting(architecture: str, state: dict[str, Any], path: Path) -> "dict[str, torch.Tensor]":
     """The state, after a check that names and shapes are those of the architecture."""
     import torch
-    import torchvision
 
     with torch.device("meta"):
-        expected = torchvision.models.get_model(architecture, weights=None).state_dict()
+        expected = blank_network(architecture).state_dict()
     wrong = [
         name
         for name, tensor in expected.items()

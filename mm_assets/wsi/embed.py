@@ -1,14 +1,16 @@
-"""One pass over the pixels of a slide for tile and region embeddings.
+"""One pass over the pixels of a slide for the embeddings of tiles and regions.
 
-Every tile of a kept region is read once. Kept tiles go to the encoder; every tile, kept or not,
-is averaged into the picture of its region, which is encoded when its last row of tiles has passed.
-Decoding runs in threads ahead of the encoder; memory holds a row of regions, whatever the slide.
+Every tile of a kept region is read once, however many encoders want it. Kept tiles go to the
+encoders; every tile, kept or not, is averaged into the picture of its region, which is encoded
+when its last row of tiles has passed. Threads decode ahead, and one more computes a batch while
+the next is filled; memory holds a row of regions, whatever the slide.
 """
 
 import os
-from collections.abc import Generator
+from collections import deque
+from collections.abc import Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,60 +23,21 @@ from mm_assets.wsi.tiling import TilePlan
 if TYPE_CHECKING:
     from mm_assets.encoders.base import Encoder
 
-BATCH = 32
+BATCH = 64
+# One is filled, one computed, one waits for the device.
+BUFFERS = 3
 WHITE = 255
 
-
-@dataclass(frozen=True)
-class SlideEmbeddings:
-    """Tables with columns embedding (fixed_size_list<float16>), x, y and size0 (int32).
-
-    x and y are the level-0 pixel of the top-left corner, size0 the edge in level-0 pixels; rows
-    are in grid order, row by row.
-    """
-
-    tiles: pa.Table
-    regions: pa.Table
-
-
-_Rows = list[NDArray[np.float16]]
-
-
-class _Batches:
-    """Collects pictures, encodes a batch of them at a time and keeps order.
-
-    Tiles and regions share batches: few slides have enough regions for a batch of their own.
-    """
-
-    def __init__(self, encoder: "Encoder", edge: int, size: int) -> None:
-        self._encoder = encoder
-        self._waiting = np.empty((size, edge, edge, 3), np.uint8)
-        self._owners: list[_Rows] = []
-
-    def add(self, picture: Pixels, owner: _Rows) -> None:
-        """Queue a picture whose embedding is to be appended to `owner`."""
-        self._waiting[len(self._owners)] = picture
-        self._owners.append(owner)
-        if len(self._owners) == len(self._waiting):
-            self.flush()
-
-    def flush(self) -> None:
-        """Encode what waits."""
-        embeddings = self._encoder.encode(self._waiting[: len(self._owners)])
-        for owner, embedding in zip(self._owners, embeddings, strict=True):
-            owner.append(embedding)
-        self._owners.clear()
+Embeddings = NDArray[np.float16]
 
 
 def embed_slide(
     slide: Slide,
     plan: TilePlan,
-    encoder: "Encoder",
+    tiles: "Mapping[str, Encoder]",
+    regions: "Mapping[str, Encoder]",
     batch_size: int = BATCH,
-    *,
-    with_tiles: bool = True,
-    with_regions: bool = True,
-) -> SlideEmbeddings:
+) -> dict[str, pa.Table]:
     """Embed the tiles and regions of a plan.
 
     A region's picture is the region averaged to the size of a tile; what lies outside the slide
@@ -82,36 +45,93 @@ def embed_slide(
 
     Parameters
     ----------
+    tiles, regions
+        Name -> encoder of the tiles, and of the regions. Without regions only the kept tiles are
+        read.
     batch_size
-        Pictures handed to the encoder at once; results do not depend on it.
-    with_tiles, with_regions
-        Which of the two to make; the other table has no rows. Without regions only the kept tiles
-        are read.
+        Pictures handed to an encoder at once; results do not depend on it.
+
+    Returns
+    -------
+    Name -> table with columns embedding (fixed_size_list<float16>), x, y and size0 (int32): x and
+    y are the level-0 pixel of the top-left corner, size0 the edge in level-0 pixels; rows are in
+    grid order, row by row.
 
     Raises
     ------
     SlideError
         When the slide cannot be decoded.
     """
-    tiles: _Rows = []
-    regions: _Rows = []
-    batches = _Batches(encoder, plan.tile_grid.px, batch_size)
-    if with_regions:
-        _embed_regions(slide, plan, batches, tiles if with_tiles else None, regions)
-    elif with_tiles:
-        with closing(_read(slide, plan, plan.tiles)) as pictures:
-            for picture in pictures:
-                batches.add(picture, tiles)
-    batches.flush()
-    dimension = encoder.dimension
-    return SlideEmbeddings(
-        _table(tiles, dimension, plan.tile_corners(), plan.tile_grid.size0),
-        _table(regions, dimension, plan.region_corners(), plan.region_grid.size0),
-    )
+    device = ThreadPoolExecutor(1, "embed")
+
+    def batches(encoders: "Mapping[str, Encoder]") -> dict[str, _Batches]:
+        edge = plan.tile_grid.px
+        return {name: _Batches(e, edge, batch_size, device) for name, e in encoders.items()}
+
+    of_tiles, of_regions = batches(tiles), batches(regions)
+    try:
+        if regions:
+            _read_regions(slide, plan, list(of_tiles.values()), list(of_regions.values()))
+        else:
+            _read_tiles(slide, plan, list(of_tiles.values()))
+        tile_places = plan.tile_corners(), plan.tile_grid.size0
+        region_places = plan.region_corners(), plan.region_grid.size0
+        return {name: _table(made.finish(), *tile_places) for name, made in of_tiles.items()} | {
+            name: _table(made.finish(), *region_places) for name, made in of_regions.items()
+        }
+    finally:
+        device.shutdown(cancel_futures=True)
 
 
-def _embed_regions(
-    slide: Slide, plan: TilePlan, batches: _Batches, tiles: _Rows | None, regions: _Rows
+class _Batches:
+    """Collects pictures for an encoder; a batch is computed while the next one is filled."""
+
+    def __init__(
+        self, encoder: "Encoder", edge: int, size: int, device: ThreadPoolExecutor
+    ) -> None:
+        self._encoder, self._device = encoder, device
+        self._buffers = [np.empty((size, edge, edge, 3), np.uint8) for _ in range(BUFFERS)]
+        self._running: deque[tuple[Future[Embeddings], Pixels]] = deque()
+        self._made: list[Embeddings] = []
+        self._filling, self._filled = self._buffers.pop(), 0
+
+    def add(self, picture: Pixels) -> None:
+        """Queue a picture."""
+        self._filling[self._filled] = picture
+        self._filled += 1
+        if self._filled == len(self._filling):
+            self._send()
+
+    def finish(self) -> Embeddings:
+        """Embeddings of all pictures in the order in which they came, float16 (n, dimension)."""
+        if self._filled:
+            self._send()
+        while self._running:
+            self._collect()
+        return np.concatenate([np.empty((0, self._encoder.dimension), np.float16), *self._made])
+
+    def _send(self) -> None:
+        task = self._device.submit(self._encoder.encode, self._filling[: self._filled])
+        self._running.append((task, self._filling))
+        if not self._buffers:
+            self._collect()
+        self._filling, self._filled = self._buffers.pop(), 0
+
+    def _collect(self) -> None:
+        task, buffer = self._running.popleft()
+        self._made.append(task.result())
+        self._buffers.append(buffer)
+
+
+def _read_tiles(slide: Slide, plan: TilePlan, batches: list[_Batches]) -> None:
+    """Pass over the kept tiles alone."""
+    with closing(_read(slide, plan, plan.tiles)) as pictures:
+        for picture in pictures:
+            _add(picture, batches)
+
+
+def _read_regions(
+    slide: Slide, plan: TilePlan, tiles: list[_Batches], regions: list[_Batches]
 ) -> None:
     """Pass over all tiles of kept regions, a row of regions at a time."""
     edge = plan.tile_grid.px
@@ -125,11 +145,16 @@ def _embed_regions(
             }
             for column, row in under.tolist():
                 picture = next(pictures)
-                if tiles is not None and (column, row) in kept:
-                    batches.add(picture, tiles)
+                if (column, row) in kept:
+                    _add(picture, tiles)
                 _paste(canvases, plan.tiles_per_side, column, row, picture)
             for canvas in canvases.values():
-                batches.add(canvas, regions)
+                _add(canvas, regions)
+
+
+def _add(picture: Pixels, batches: list[_Batches]) -> None:
+    for each in batches:
+        each.add(picture)
 
 
 def _read(slide: Slide, plan: TilePlan, squares: NDArray[np.int32]) -> Generator[Pixels]:
@@ -163,15 +188,14 @@ def _paste(
     canvas[top:bottom, left:right] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def _table(rows: _Rows, dimension: int, corners: NDArray[np.int32], size0: int) -> pa.Table:
-    count = len(rows)
-    flat = np.concatenate([np.empty(0, np.float16), *rows])
-    values = pa.FixedSizeListArray.from_arrays(pa.array(flat), dimension)
+def _table(embeddings: Embeddings, corners: NDArray[np.int32], size0: int) -> pa.Table:
+    flat = pa.array(embeddings.ravel())
+    values = pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
     return pa.table(
         {
             "embedding": values,
-            "x": pa.array(corners[:count, 0], pa.int32()),
-            "y": pa.array(corners[:count, 1], pa.int32()),
-            "size0": pa.array(np.full(count, size0), pa.int32()),
+            "x": pa.array(corners[:, 0], pa.int32()),
+            "y": pa.array(corners[:, 1], pa.int32()),
+            "size0": pa.array(np.full(len(corners), size0), pa.int32()),
         }
     )

@@ -59,20 +59,20 @@ def test_tables_hold_every_planned_square_in_grid_order(textured, target):
     encoder = MeanColour()
     with open_slide(textured) as slide:
         plan = plan_for(slide, target=target)
-        made = embed_slide(slide, plan, encoder, 16)
+        tiles = embed_slide(slide, plan, {"tiles": encoder}, {}, 16)["tiles"]
         size0 = plan.tile_grid.size0
-        tiles = np.stack([slide.read(x, y, size0, 64) for x, y in plan.tile_corners().tolist()])
-    assert made.tiles.schema.equals(
+        pixels = np.stack([slide.read(x, y, size0, 64) for x, y in plan.tile_corners().tolist()])
+    assert tiles.schema.equals(
         pa.schema(
             [("embedding", pa.list_(pa.float16(), 12))]
             + [(name, pa.int32()) for name in ("x", "y", "size0")]
         )
     )
-    corners = list(zip(made.tiles["y"].to_pylist(), made.tiles["x"].to_pylist(), strict=True))
+    corners = list(zip(tiles["y"].to_pylist(), tiles["x"].to_pylist(), strict=True))
     assert corners == sorted(set(corners))
     assert corners == [(y, x) for x, y in plan.tile_corners().tolist()]
-    assert set(made.tiles["size0"].to_pylist()) == {size0}
-    assert (vectors(made.tiles) == MeanColour().encode(tiles)).all()
+    assert set(tiles["size0"].to_pylist()) == {size0}
+    assert (vectors(tiles) == MeanColour().encode(pixels)).all()
     assert max(encoder.batches[:-1]) == min(encoder.batches[:-1]) == 16
 
 
@@ -83,7 +83,7 @@ def test_a_regions_canvas_is_the_reduced_region(textured, tile, region, toleranc
     """In grey levels: the canvas is rounded twice; tiles that do not divide it shift by .5 px."""
     with open_slide(textured) as slide:
         plan = plan_for(slide, tile=tile, region=region)
-        made = embed_slide(slide, plan, MeanColour())
+        regions = embed_slide(slide, plan, {}, {"regions": MeanColour()})["regions"]
         size0 = plan.region_grid.size0
         direct = np.stack(
             [
@@ -93,9 +93,9 @@ def test_a_regions_canvas_is_the_reduced_region(textured, tile, region, toleranc
                 for x, y in plan.region_corners().tolist()
             ]
         )
-    assert made.regions.num_rows == len(plan.regions)
+    assert regions.num_rows == len(plan.regions)
     wanted = MeanColour().encode(direct)
-    assert np.abs(vectors(made.regions).astype(float) - wanted).max() < tolerance
+    assert np.abs(vectors(regions).astype(float) - wanted).max() < tolerance
     assert wanted.astype(float).std() > 15
 
 
@@ -103,13 +103,12 @@ def test_region_embedding_of_the_real_encoder_is_that_of_the_region(textured):
     encoder = load_encoder("resnet50", "random:0", "cpu")
     with open_slide(textured) as slide:
         plan = plan_for(slide, tile=128, region=1024)
-        made = embed_slide(slide, plan, encoder, with_tiles=False)
+        made = embed_slide(slide, plan, {}, {"regions": encoder})
         size0 = plan.region_grid.size0
         direct = encoder.encode(
             np.stack([slide.read(x, y, size0, 128) for x, y in plan.region_corners().tolist()])
         ).astype(float)
-    assert made.tiles.num_rows == 0
-    found = vectors(made.regions).astype(float)
+    found = vectors(made["regions"]).astype(float)
     error = np.linalg.norm(found - direct, axis=1) / np.linalg.norm(direct, axis=1)
     assert error.max() < 0.03
 
@@ -118,16 +117,57 @@ def test_parts_and_batch_sizes_give_the_same_bytes(textured):
     encoder = load_encoder("resnet50", "random:0", "cpu")
     with open_slide(textured) as slide:
         plan = plan_for(slide, target=1.0, tile=128, region=512)
-        both = embed_slide(slide, plan, encoder, 32)
-        again = embed_slide(slide, plan, encoder, 5)
-        tiles = embed_slide(slide, plan, encoder, with_regions=False)
-        regions = embed_slide(slide, plan, encoder, with_tiles=False)
-    assert both.tiles.equals(again.tiles)
-    assert both.regions.equals(again.regions)
-    assert tiles.tiles.equals(both.tiles)
-    assert tiles.regions.num_rows == 0
-    assert regions.regions.equals(both.regions)
-    assert regions.tiles.num_rows == 0
+        both = embed_slide(slide, plan, {"t": encoder}, {"r": encoder}, 32)
+        again = embed_slide(slide, plan, {"t": encoder}, {"r": encoder}, 5)
+        tiles = embed_slide(slide, plan, {"t": encoder}, {})
+        regions = embed_slide(slide, plan, {}, {"r": encoder})
+    assert both.keys() == {"t", "r"}
+    assert both == again == tiles | regions
+
+
+def test_several_encoders_share_one_pass(textured, monkeypatch):
+    passes = []
+    original = Slide.read_squares
+
+    def counted(self, *arguments):
+        passes.append(arguments)
+        return original(self, *arguments)
+
+    resnet = load_encoder("resnet50", "random:0", "cpu")
+    with open_slide(textured) as slide:
+        plan = plan_for(slide, target=1.0, tile=128, region=512)
+        alone = embed_slide(slide, plan, {"resnet": resnet}, {})
+        monkeypatch.setattr(Slide, "read_squares", counted)
+        mean = MeanColour()
+        made = embed_slide(slide, plan, {"resnet": resnet, "mean": mean}, {"regions": mean})
+    assert len(passes) == 1
+    assert made["resnet"] == alone["resnet"]
+    assert made["mean"].num_rows == made["resnet"].num_rows == len(plan.tiles)
+    assert made["regions"].num_rows == len(plan.regions)
+
+
+def test_a_batch_is_computed_while_the_next_is_read(textured):
+    """The first result is held back until the pixels of the second batch have been read."""
+    read_on = threading.Event()
+
+    class Waiting(MeanColour):
+        def encode(self, tiles):
+            assert read_on.wait(30)
+            return super().encode(tiles)
+
+    with open_slide(textured) as slide:
+        plan = plan_for(slide)
+        original = slide.read_squares
+
+        def announcing(*arguments):
+            for number, pixels in enumerate(original(*arguments)):
+                if number == 9:
+                    read_on.set()
+                yield pixels
+
+        slide.read_squares = announcing
+        made = embed_slide(slide, plan, {"t": Waiting()}, {}, 8)
+    assert made["t"].num_rows == len(plan.tiles)
 
 
 def test_openslide_reads_every_tile_once_and_not_far_ahead(textured, monkeypatch):
@@ -155,7 +195,7 @@ def test_openslide_reads_every_tile_once_and_not_far_ahead(textured, monkeypatch
     encoder = Counting()
     with open_slide(textured) as slide:
         plan = plan_for(slide)
-        embed_slide(slide, plan, encoder, 8, with_regions=True)
+        embed_slide(slide, plan, {"t": encoder}, {"r": MeanColour()}, 8)
         under = plan.tiles_under(plan.regions)
     assert len(reads) == len(set(reads)) == len(under)
     assert len(reads) < plan.columns * plan.rows
@@ -176,8 +216,8 @@ def test_an_error_while_decoding_is_a_slide_error(textured, tmp_path):
     with open_slide(path) as slide:
         plan = plan_for(slide)
         with pytest.raises(SlideError, match=r"damaged.tiff cannot be decoded near x="):
-            embed_slide(slide, plan, MeanColour())
-    decoders = [t.name for t in threading.enumerate() if t.name.startswith("decode")]
+            embed_slide(slide, plan, {"t": MeanColour()}, {})
+    decoders = [t.name for t in threading.enumerate() if t.name.startswith(("decode", "embed"))]
     assert decoders == []
 
 
@@ -198,9 +238,9 @@ def test_a_real_slide_from_file_to_embeddings(shared_data):
             region_px=4096,
             min_tissue=0.5,
         )
-        made = embed_slide(slide, plan, encoder)
-    assert 30 < made.tiles.num_rows < 60
-    assert made.regions.num_rows == 1
-    found = vectors(made.tiles).astype(np.float32)
+        made = embed_slide(slide, plan, {"tiles": encoder}, {"regions": encoder})
+    assert 30 < made["tiles"].num_rows < 60
+    assert made["regions"].num_rows == 1
+    found = vectors(made["tiles"]).astype(np.float32)
     assert np.isfinite(found).all()
     assert (found.std(0) > 0).mean() > 0.9
