@@ -268,6 +268,24 @@ def lineage(
 
 
 @app.command()
+def export(
+    cohort: Cohort,
+    kind: Annotated[str, typer.Option("--format", help="trident, clam, stamp or parquet.")],
+    folder: Annotated[Path, typer.Option("--out", help="Local folder.", file_okay=False)],
+    slides: Annotated[list[str] | None, typer.Option(help="Slide ids; all by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write tile embeddings for other tools; exit 1 if there was nothing to write."""
+    from mm_assets.assets.export import export_slides
+
+    with _progress_bars():
+        rows = export_slides(workspace(cohort), kind, folder, slides)
+    show(rows, as_json, cohort)
+    if not any(row["tiles"] for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
 def repair(cohort: Cohort) -> None:
     """Tell Dagster again what the receipts say is done (after a kill, or with a new home).
 

@@ -177,7 +177,8 @@ def _polygons(mask: Mask, downsample: int, mpp: float) -> dict[str, Any]:
     """GeoJSON of the connected pieces, largest first."""
     import cv2
 
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    # Pixels that touch only at a corner are two pieces: one ring cannot pass a point twice.
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     areas = stats[1:, cv2.CC_STAT_AREA]
     pixel_mm2 = (downsample * mpp / 1000) ** 2
     features = [
@@ -188,10 +189,9 @@ def _polygons(mask: Mask, downsample: int, mpp: float) -> dict[str, Any]:
 
 
 def _feature(tissue_id: int, piece: Mask, area_mm2: float, downsample: int) -> dict[str, Any]:
-    """One piece as a GeoJSON polygon with holes, traced along pixel edges' centres."""
+    """One piece as a GeoJSON polygon with holes, traced exactly along the edges of its pixels."""
     import cv2
 
-    # Doubling the picture makes the traced line run a quarter, not half, a pixel inside the edge.
     doubled = piece.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     outer = max(range(len(contours)), key=lambda index: cv2.contourArea(contours[index]))
@@ -211,9 +211,16 @@ def _feature(tissue_id: int, piece: Mask, area_mm2: float, downsample: int) -> d
     }
 
 
-def _ring(contour: NDArray[Any], downsample: int) -> list[list[float]]:
-    points = (contour.reshape(-1, 2) + 0.5) * downsample / 2
-    return [[float(x), float(y)] for x, y in [*points, points[0]]]
+def _ring(contour: NDArray[Any], downsample: int) -> list[list[int]]:
+    """Closed ring in level-0 pixels of a contour traced on a doubled picture.
+
+    The left (upper) half of a pixel was traced where the line runs along its left edge, the right
+    half where along its right edge, so rounding halves up finds the edge, on both sides of a hole.
+    """
+    corners = (contour.reshape(-1, 2)[::-1] + 1) // 2
+    turns = (corners != np.roll(corners, 1, axis=0)).any(axis=1)
+    points = (corners[turns] * downsample).tolist()
+    return [*points, points[0]]
 
 
 def _without_small(mask: Mask, least_um2: float, pixel_um: float) -> Mask:

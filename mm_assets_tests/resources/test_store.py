@@ -139,23 +139,6 @@ class TestLocal:
         assert pa.total_allocated_bytes() == before
         assert np.array_equal(array.ravel(), embeddings(50_000)["embedding"].chunk(0).flatten())
 
-    def test_others_read_the_file(self, local_store: ArtefactStore):
-        import duckdb
-        import polars as pl
-
-        local_store.write_arrow(ARROW, embeddings(), MADE)
-        path = local_store.local_path(ARROW)
-        expected = embeddings()["embedding"].to_pylist()
-        assert [list(row) for row in pd.read_feather(path)["embedding"]] == expected
-        frame = pl.read_ipc(path)
-        assert frame["embedding"].to_list() == expected
-        # DuckDB has no 16-bit float: it reads them as 32-bit ones.
-        wide = frame.cast({"embedding": pl.Array(pl.Float32, DIMENSION)}).to_arrow()
-        connection = duckdb.connect()
-        connection.register("embeddings", wide)
-        found = connection.sql("select sum(x), max(embedding[2]) from embeddings").fetchall()
-        assert found == [(sum(range(100)), max(row[1] for row in expected))]
-
     def test_others_read_the_table(self, local_store: ArtefactStore):
         import duckdb
 
