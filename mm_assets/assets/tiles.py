@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.slides import manifest_rows, open_local_slide, read_mask
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
-from mm_assets.cohort.config import CohortConfig, EncoderConfig
+from mm_assets.cohort.config import CohortConfig, EncoderConfig, mm_home
 
 if TYPE_CHECKING:
     from mm_assets.encoders.base import Encoder
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mm_assets.wsi.tiling import TilePlan
 
 TILES, REGIONS = "tile_embeddings", "region_embeddings"
+BATCHES = "cache/batches.json"
 
 
 def tile_encoders(config: CohortConfig) -> dict[str, EncoderConfig]:
@@ -48,13 +49,18 @@ def embedding_stage(config: CohortConfig) -> SlideStage:
 
 @contextmanager
 def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
+    from mm_assets.encoders.batch import with_best_batch
     from mm_assets.encoders.registry import load_encoder
     from mm_assets.wsi.tiling import plan_tiles
 
     imaging = workspace.config.imaging
     configured = {**tile_encoders(workspace.config), REGIONS: imaging}
     rows = manifest_rows(workspace.config)
-    load = cache(load_encoder)
+
+    @cache
+    def load(name: str, weights: str) -> "Encoder":
+        encoder = load_encoder(name, weights)
+        return with_best_batch(encoder, imaging.tile_px, mm_home() / BATCHES)
 
     def work(job: Job) -> Mapping[str, Produced]:
         encoders = {

@@ -1,6 +1,7 @@
 """What every encoder offers: a name, a weights digest, a size, and uint8 tiles in, vectors out."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-# Every forward pass has this many tiles, the last filled up with black: another number may make
-# the library sum in another order (float32 on one core does), and the same tile must give the
-# same bytes whatever it is batched with.
-CPU_BATCH, CUDA_BATCH = 1, 64
+# Passes have a fixed number of tiles, the last filled up with black: another number may make the
+# library sum in another order (float32 on one core does), and the same tile must give the same
+# bytes whatever it is batched with.
+CPU_PASS, CUDA_PASS = 1, 64
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Encoder:
         any size is taken as it is.
     network
         Maps float (B, 3, H, W) to (B, dimension).
+    pass_tiles
+        Tiles of one forward pass; see `mm_assets.encoders.batch` for more than the standard.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Encoder:
     network: "torch.nn.Module"
     device: "torch.device"
     dtype: "torch.dtype"
+    pass_tiles: int
 
     def encode(self, batch: NDArray[np.uint8]) -> NDArray[np.float16]:
         """Embed tiles; normalization happens on the device.
@@ -70,14 +74,23 @@ class Encoder:
         ValueError
             When an embedding is not a number or too large for float16.
         """
-        size = CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH
-        parts = [_filled(batch[start : start + size], size) for start in range(0, len(batch), size)]
-        passes = self._passes(parts)
+        # torch takes no negative strides, and NumPy calls a reversed slice of one tile contiguous.
+        straight = batch.copy() if min(batch.strides) < 0 else batch
+        passes = self._passes(list(self._parts(straight)))
         embeddings = np.concatenate([np.empty((0, self.dimension), np.float16), *passes])
         embeddings = embeddings[: len(batch)]
         if not np.isfinite(embeddings).all():
             raise ValueError(f"{self.name} ({self.weights_id}) gave values that are not finite")
         return embeddings
+
+    def _parts(self, batch: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+        """Passes of `pass_tiles`, the rest in passes of the standard size."""
+        full = len(batch) - len(batch) % self.pass_tiles
+        for start in range(0, full, self.pass_tiles):
+            yield batch[start : start + self.pass_tiles]
+        small = min(self.pass_tiles, CUDA_PASS)
+        for start in range(full, len(batch), small):
+            yield _filled(batch[start : start + small], small)
 
     def _passes(self, parts: list[NDArray[np.uint8]]) -> list[NDArray[np.float16]]:
         import torch

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mm_assets.encoders.base import Encoder
+from mm_assets.encoders.base import CPU_PASS, CUDA_PASS, Encoder
 from mm_assets.encoders.resnet50 import DIMENSIONS, MEAN, STD, build_resnet50
 from mm_assets.encoders.timm_model import build_timm
 from mm_assets.encoders.weights import TIMM, load_weights
@@ -47,6 +47,7 @@ def load_encoder(name: str, weights: str, device: str | None = None) -> Encoder:
         network=network,
         device=place,
         dtype=dtype,
+        pass_tiles=CUDA_PASS if place.type == "cuda" else CPU_PASS,
         **expects,
     )
 

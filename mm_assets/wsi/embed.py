@@ -90,6 +90,7 @@ class _Batches:
         self, encoder: "Encoder", edge: int, size: int, device: ThreadPoolExecutor
     ) -> None:
         self._encoder, self._device = encoder, device
+        size = max(size, encoder.pass_tiles)
         self._buffers = [np.empty((size, edge, edge, 3), np.uint8) for _ in range(BUFFERS)]
         self._running: deque[tuple[Future[Embeddings], Pixels]] = deque()
         self._made: list[Embeddings] = []

@@ -18,6 +18,7 @@ class MeanColour:
     """An encoder whose embedding is the mean colour of each quarter, to follow pixels exactly."""
 
     dimension = 12
+    pass_tiles = 1
 
     def __init__(self) -> None:
         self.batches: list[int] = []
