@@ -17,7 +17,7 @@ from mm_assets.wsi.errors import SlideError as SlideError
 from mm_assets.wsi.errors import without_folders
 from mm_assets.wsi.resolution import MppSource, Resolution, resolve_mpp
 from mm_assets.wsi.tiff import find_truncation, is_tiff
-from mm_assets.wsi.tiled import Pixels, TiledLevel, TileError, read_rows, tiled_levels
+from mm_assets.wsi.tiled import Pixels, TiledLevel, TileError, read_squares, tiled_levels
 
 SMALLEST_SIDE_PX = 64
 LARGEST_SIDE_PX = 1_000_000
@@ -174,7 +174,7 @@ class Slide:
             yield from self._read_each(corners, size0, out_px, threads)
             return
         downsample = self.levels[index][2]
-        rows = read_rows(
+        squares = read_squares(
             self._path,
             tiled,
             [round(left / downsample) for left in lefts],
@@ -184,10 +184,9 @@ class Slide:
             threads,
         )
         try:
-            with closing(rows):
-                for _, squares in rows:
-                    for pixels in squares:
-                        yield pixels if len(pixels) == out_px else _resize(pixels, out_px)
+            with closing(squares):
+                for pixels in squares:
+                    yield pixels if len(pixels) == out_px else _resize(pixels, out_px)
         except TileError as error:
             x0, y0 = round(error.x * downsample), round(error.y * downsample)
             raise self._undecodable(x0, y0, index, str(error)) from None
@@ -234,9 +233,8 @@ class Slide:
             edge = min(level.tile_width, level.tile_height)
             try:
                 shown = self._read_level(x0, y0, index, edge)
-                with closing(read_rows(self._path, level, [x], [y], edge, {0: [0]}, 1)) as rows:
-                    _, pixels = next(rows)
-                    if not np.array_equal(shown, pixels[0]):
+                with closing(read_squares(self._path, level, [x], [y], edge, {0: [0]}, 1)) as found:
+                    if not np.array_equal(shown, next(found)):
                         return False
             except (SlideError, TileError):
                 return False

@@ -2,7 +2,7 @@
 
 OpenSlide spends most of a read compositing, not decoding (openslide#440). Here the compressed
 tiles of a level are decoded row by row and their pixels put straight into the squares that want
-them; memory holds the rows of squares in progress, whatever the height of the slide.
+them; memory holds the squares in progress, one row at most, whatever the height of the slide.
 """
 
 import os
@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,8 @@ JPEG, APERIO_JPEG2000_RGB = 7, 33005
 RGB, YCBCR = 2, 6
 CHANNELS = 3
 WHITE = 255
-# Compressed tiles in one task of a thread, and tasks' rows that may be under way.
-GROUP, ROWS_AHEAD = 8, 2
+# Compressed tiles in one task of a thread, and tasks a thread that may wait.
+GROUP, GROUPS_AHEAD = 4, 2
 
 
 class TileError(ValueError):
@@ -114,7 +115,7 @@ def _codec(page: "tifffile.TiffPage") -> Codec | None:
     return None
 
 
-def read_rows(
+def read_squares(
     path: Path,
     level: TiledLevel,
     lefts: Sequence[int],
@@ -122,8 +123,8 @@ def read_rows(
     edge: int,
     wanted: Mapping[int, Sequence[int]],
     threads: int,
-) -> Generator[tuple[int, Pixels]]:
-    """Squares of a grid on one level, a row of them at a time.
+) -> Generator[Pixels]:
+    """Squares of a grid on one level, row by row.
 
     What lies outside the level, and tiles that the file leaves out, are white.
 
@@ -134,14 +135,13 @@ def read_rows(
     edge
         Edge of a square, level pixels.
     wanted
-        Row of the grid -> columns wanted in it.
+        Row of the grid -> columns wanted in it; both ascending.
     threads
-        Threads that decode.
+        Threads that decode ahead of the consumer; with 1 nothing is decoded ahead.
 
     Yields
     ------
-    The row and its pixels, uint8 (n, edge, edge, 3), in the order of `wanted[row]`; they are
-    overwritten when the next row is asked for.
+    uint8 (edge, edge, 3), RGB; overwritten when the next is asked for.
 
     Raises
     ------
@@ -149,17 +149,18 @@ def read_rows(
         A compressed tile cannot be decoded.
     """
     with _open(path) as file:
-        rows = _Rows(level, lefts, tops, edge, wanted)
-        decoder = _Decoder(level, rows.across, file)
-        if threads == 1:
-            for band in rows.bands():
-                for columns in band.groups:
-                    decoder.decode(band, columns)
-                yield from rows.finished(band)
-            return
-        with closing(_decode_ahead(decoder, rows, threads)) as bands:
-            for band in bands:
-                yield from rows.finished(band)
+        squares = _Squares(level, lefts, tops, edge, wanted)
+        decoder = _Decoder(level, file)
+        waiting = squares.in_order()
+        square, last = next(waiting, (None, 0))
+        with closing(_decoded(decoder, squares.groups(), threads)) as groups:
+            for group in chain(groups, [None]):
+                done = len(level.offsets) if group is None else group[-1][0]
+                while square is not None and last <= done:
+                    pixels = squares.take(square)
+                    yield pixels.reshape(edge, edge, CHANNELS)
+                    squares.give_back(pixels)
+                    square, last = next(waiting, (None, 0))
 
 
 @contextmanager
@@ -171,21 +172,33 @@ def _open(path: Path) -> Iterator[int]:
         os.close(file)
 
 
-def _decode_ahead(decoder: "_Decoder", rows: "_Rows", threads: int) -> Generator["_Band"]:
-    pending: deque[tuple[_Band, list[Future[None]]]] = deque()
+# Square, its rows and bytes to fill, and the rows and bytes of the tile that fill them.
+_Piece = tuple[Pixels, slice, slice, slice, slice]
+# A compressed tile to decode, and the squares that it feeds.
+_Tile = tuple[int, list[_Piece]]
+
+
+def _decoded(
+    decoder: "_Decoder", groups: Iterator[list[_Tile]], threads: int
+) -> Generator[list[_Tile]]:
+    """The same groups, each once it is decoded."""
+    if threads == 1:
+        for group in groups:
+            decoder.decode(group)
+            yield group
+        return
+    pending: deque[tuple[list[_Tile], Future[None]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    def first() -> "_Band":
-        band, tasks = pending.popleft()
-        for task in tasks:
-            task.result()
-        return band
+    def first() -> list[_Tile]:
+        group, task = pending.popleft()
+        task.result()
+        return group
 
     try:
-        for band in rows.bands():
-            tasks = [pool.submit(decoder.decode, band, columns) for columns in band.groups]
-            pending.append((band, tasks))
-            if len(pending) > ROWS_AHEAD:
+        for group in groups:
+            pending.append((group, pool.submit(decoder.decode, group)))
+            if len(pending) > threads * GROUPS_AHEAD:
                 yield first()
         while pending:
             yield first()
@@ -193,7 +206,7 @@ def _decode_ahead(decoder: "_Decoder", rows: "_Rows", threads: int) -> Generator
         pool.shutdown(cancel_futures=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Overlap:
     """What a square (by its index in the grid) takes of one compressed tile, along one axis."""
 
@@ -219,27 +232,17 @@ def _overlaps(
     return found
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row of squares in progress: (n, edge, edge * 3), and the place of each grid column."""
-
-    memory: Pixels
-    pixels: Pixels
-    place: Mapping[int, int]
+def _cut(starts: Sequence[int], edge: int, length: int) -> set[int]:
+    """Squares that reach beyond the level along an axis."""
+    return {square for square, start in enumerate(starts) if start < 0 or start + edge > length}
 
 
-@dataclass(frozen=True)
-class _Band:
-    """A row of compressed tiles: which columns to decode, and the rows of squares they feed."""
+class _Squares:
+    """The squares in progress: which compressed tiles feed them, and the memory they are in.
 
-    index: int
-    groups: list[list[int]]
-    rows: list[tuple[_Row, slice, slice]]
-    finished: list[int]
-
-
-class _Rows:
-    """Walks the bands of a level and keeps the rows of squares they feed."""
+    Memory is given out again last in, first out: squares begin where one was just read, in the
+    processor's cache.
+    """
 
     def __init__(
         self,
@@ -249,97 +252,101 @@ class _Rows:
         edge: int,
         wanted: Mapping[int, Sequence[int]],
     ) -> None:
-        self._level, self._lefts, self._tops, self._edge = level, lefts, tops, edge
+        self._level, self._edge = level, edge
         self._wanted = wanted
-        self.across = _overlaps(lefts, edge, level.tile_width, level.width, CHANNELS)
+        self._across = _overlaps(lefts, edge, level.tile_width, level.width, CHANNELS)
         self._down = _overlaps(tops, edge, level.tile_height, level.height, 1)
-        self._open: dict[int, _Row] = {}
-        self._size = max(map(len, wanted.values()), default=0) * edge * edge * CHANNELS
+        self._cut_rows = _cut(tops, edge, level.height)
+        self._cut_columns = _cut(lefts, edge, level.width)
+        self._open: dict[tuple[int, int], Pixels] = {}
         self._free: list[Pixels] = []
 
-    def bands(self) -> Iterator[_Band]:
-        """Rows of compressed tiles that hold something wanted, top to bottom."""
-        last = {o.square: index for index, down in enumerate(self._down) for o in down}
-        for index, down in enumerate(self._down):
-            fed = [o for o in down if self._wanted.get(o.square)]
-            if not fed:
-                continue
-            rows = [(self._row(o.square), o.into, o.out_of) for o in fed]
-            needed = {column for row, _, _ in rows for column in row.place}
+    def in_order(self) -> Iterator[tuple[tuple[int, int], int]]:
+        """The wanted squares (row, column), each with the last compressed tile that feeds it."""
+        last_column = {o.square: tile for tile, across in enumerate(self._across) for o in across}
+        last_row = {o.square: tile for tile, down in enumerate(self._down) for o in down}
+        for row, columns in self._wanted.items():
+            for column in columns:
+                inside = row in last_row and column in last_column
+                last = last_row[row] * self._level.columns + last_column[column] if inside else -1
+                yield (row, column), last
+
+    def groups(self) -> Iterator[list[_Tile]]:
+        """Compressed tiles that hold something wanted, row by row, in groups of one task."""
+        for band, down in enumerate(self._down):
+            fed = [(o, set(self._wanted[o.square])) for o in down if o.square in self._wanted]
+            needed = set().union(*(columns for _, columns in fed))
             columns = [
                 tile
-                for tile, across in enumerate(self.across)
+                for tile, across in enumerate(self._across)
                 if any(o.square in needed for o in across)
             ]
-            groups = [columns[at : at + GROUP] for at in range(0, len(columns), GROUP)]
-            finished = [o.square for o in fed if last[o.square] == index]
-            yield _Band(index, groups, rows, finished)
+            for at in range(0, len(columns), GROUP):
+                yield [self._tile(band, column, fed) for column in columns[at : at + GROUP]]
 
-    def finished(self, band: _Band) -> Iterator[tuple[int, Pixels]]:
-        """Rows of squares that are whole once `band` is decoded."""
-        for row in band.finished:
-            done = self._open.pop(row)
-            yield row, done.pixels.reshape(len(done.pixels), self._edge, self._edge, CHANNELS)
-            self._free.append(done.memory)
+    def take(self, square: tuple[int, int]) -> Pixels:
+        """A square that is complete."""
+        pixels = self._open.pop(square, None)
+        return self._new(*square) if pixels is None else pixels
 
-    def _row(self, row: int) -> _Row:
-        if row not in self._open:
-            columns = self._wanted[row]
-            memory = self._free.pop() if self._free else unaligned(self._size)
-            shape = (len(columns), self._edge, self._edge * CHANNELS)
-            pixels = memory[: int(np.prod(shape))].reshape(shape)
-            below = self._tops[row] + self._edge > self._level.height
-            for place, column in enumerate(columns):
-                if below or self._lefts[column] + self._edge > self._level.width:
-                    pixels[place] = WHITE
-            places = {column: place for place, column in enumerate(columns)}
-            self._open[row] = _Row(memory, pixels, places)
-        return self._open[row]
+    def give_back(self, pixels: Pixels) -> None:
+        """Memory of a square that the consumer is done with."""
+        self._free.append(pixels)
+
+    def _tile(self, band: int, column: int, fed: list[tuple[_Overlap, set[int]]]) -> _Tile:
+        pieces: list[_Piece] = []
+        for y, columns in fed:
+            for x in self._across[column]:
+                if x.square in columns:
+                    square = (y.square, x.square)
+                    pixels = self._open.get(square)
+                    if pixels is None:
+                        pixels = self._open[square] = self._new(*square)
+                    pieces.append((pixels, y.into, x.into, y.out_of, x.out_of))
+        return band * self._level.columns + column, pieces
+
+    def _new(self, row: int, column: int) -> Pixels:
+        if self._free:
+            pixels = self._free.pop()
+        else:
+            size = self._edge * CHANNELS
+            pixels = unaligned(self._edge * size).reshape(self._edge, size)
+        if row in self._cut_rows or column in self._cut_columns:
+            pixels.fill(WHITE)
+        return pixels
 
 
 class _Decoder:
     """Decodes compressed tiles and gives their pixels to the squares that overlap them."""
 
-    def __init__(self, level: TiledLevel, across: list[list[_Overlap]], file: int) -> None:
-        self._level, self._across, self._file = level, across, file
+    def __init__(self, level: TiledLevel, file: int) -> None:
+        self._level, self._file = level, file
         self._local = threading.local()
+        self._shape = (level.tile_height, level.tile_width * CHANNELS)
 
-    def decode(self, band: _Band, columns: list[int]) -> None:
-        """Neighbouring compressed tiles of a band, into the rows that it feeds."""
-        first = band.index * self._level.columns
-        data = self._read([first + column for column in columns])
-        for column, compressed in zip(columns, data, strict=True):
-            whole = self._only_square(band, column)
-            if whole is not None and len(compressed):
-                self._decode_into(band.index, column, compressed, whole)
-                continue
-            scratch = self._scratch()
-            if len(compressed):
-                self._decode_into(band.index, column, compressed, scratch)
+    def decode(self, tiles: list[_Tile]) -> None:
+        """Neighbouring compressed tiles, into the squares that they feed."""
+        for (index, pieces), data in zip(tiles, self._read([t[0] for t in tiles]), strict=True):
+            whole = len(pieces) == 1 and self._is_whole(pieces[0])
+            out = pieces[0][0] if whole else self._scratch()
+            if len(data):
+                self._decode_into(index, data, out)
             else:
-                scratch.fill(WHITE)
-            self._paste(band, column, scratch.reshape(len(scratch), -1))
+                out.fill(WHITE)
+            if not whole:
+                for square, rows, columns, from_rows, from_columns in pieces:
+                    square[rows, columns] = out[from_rows, from_columns]
 
-    def _paste(self, band: _Band, column: int, tile: Pixels) -> None:
-        for row, into_y, out_of_y in band.rows:
-            for overlap in self._across[column]:
-                place = row.place.get(overlap.square)
-                if place is not None:
-                    row.pixels[place, into_y, overlap.into] = tile[out_of_y, overlap.out_of]
-
-    def _only_square(self, band: _Band, column: int) -> Pixels | None:
-        """The square that a compressed tile fills by itself: it is decoded in its place."""
-        if len(band.rows) > 1 or len(self._across[column]) > 1:
-            return None
-        (row, into_y, _), (overlap,) = band.rows[0], self._across[column]
-        height, width = self._level.tile_height, self._level.tile_width * CHANNELS
-        pixels = row.pixels
-        if pixels.shape[1:] != (height, width) or (into_y, overlap.into) != (
-            slice(0, height),
-            slice(0, width),
-        ):
-            return None
-        return pixels[row.place[overlap.square]].reshape(height, -1, CHANNELS)
+    def _is_whole(self, piece: _Piece) -> bool:
+        """Whether the tile is the square: it is decoded in its place."""
+        square, rows, columns, _, _ = piece
+        height, width = self._shape
+        return square.shape == self._shape and (
+            rows.start,
+            rows.stop,
+            columns.start,
+            columns.stop,
+        ) == (0, height, 0, width)
 
     def _read(self, tiles: list[int]) -> list[memoryview]:
         """Compressed bytes of tiles, in one read where they lie together."""
@@ -352,18 +359,18 @@ class _Decoder:
         data = memoryview(os.pread(self._file, end - start, start))
         return [data[offset - start :][:count] if count else data[:0] for offset, count in spans]
 
-    def _decode_into(self, row: int, column: int, data: memoryview, out: Pixels) -> None:
+    def _decode_into(self, tile: int, data: memoryview, out: Pixels) -> None:
         try:
-            self._level.decode(data, out=out)
+            self._level.decode(data, out=out.reshape(len(out), -1, CHANNELS))
         # Every codec has exceptions of its own, and NumPy's when the size is not as announced.
         except (RuntimeError, ValueError) as error:
+            row, column = divmod(tile, self._level.columns)
             x, y = column * self._level.tile_width, row * self._level.tile_height
             raise TileError(x, y, str(error)) from None
 
     def _scratch(self) -> Pixels:
         if not hasattr(self._local, "scratch"):
-            shape = (self._level.tile_height, self._level.tile_width, CHANNELS)
-            self._local.scratch = unaligned(int(np.prod(shape))).reshape(shape)
+            self._local.scratch = unaligned(int(np.prod(self._shape))).reshape(self._shape)
         scratch: Pixels = self._local.scratch
         return scratch
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mm_assets.wsi.slide import open_slide
-from mm_assets.wsi.tiled import TiledLevel, TileError, read_rows, tiled_levels, unaligned
+from mm_assets.wsi.tiled import TiledLevel, TileError, read_squares, tiled_levels, unaligned
 
 HEIGHT, WIDTH = 900, 1300
 
@@ -51,12 +51,10 @@ def assert_same(path: Path, level: TiledLevel, image: np.ndarray, edge: int, shi
     lefts = list(range(shift, level.width, edge))
     tops = list(range(shift, level.height, edge))
     wanted = {row: list(range(len(lefts))) for row in range(len(tops))}
-    seen = []
-    for row, pixels in read_rows(path, level, lefts, tops, edge, wanted, 2):
-        seen.append(row)
-        for left, square in zip(lefts, pixels, strict=True):
-            assert (square == expected(image, left, tops[row], edge)).all(), (row, left)
-    assert seen == list(wanted)
+    corners = [(left, top) for top in tops for left in lefts]
+    squares = read_squares(path, level, lefts, tops, edge, wanted, 2)
+    for corner, square in zip(corners, squares, strict=True):
+        assert (square == expected(image, *corner, edge)).all(), corner
 
 
 @pytest.mark.parametrize("tile", [240, 256, 512])
@@ -113,12 +111,10 @@ def test_any_grid_and_any_choice_of_its_squares(jpeg, edge, left, top, keep, thr
         for row in range(len(tops))
     }
     wanted = {row: columns for row, columns in chosen.items() if columns}
-    seen = 0
-    for row, pixels in read_rows(jpeg, level, lefts, tops, edge, wanted, threads):
-        for column, square in zip(wanted[row], pixels, strict=True):
-            assert (square == expected(image, lefts[column], tops[row], edge)).all()
-            seen += 1
-    assert seen == sum(map(len, wanted.values()))
+    corners = [(lefts[column], tops[row]) for row, columns in wanted.items() for column in columns]
+    squares = read_squares(jpeg, level, lefts, tops, edge, wanted, threads)
+    for corner, square in zip(corners, squares, strict=True):
+        assert (square == expected(image, *corner, edge)).all()
 
 
 @pytest.mark.parametrize(("edge", "shift"), [(240, 0), (256, 0), (256, 100), (500, 7)])
@@ -133,12 +129,12 @@ def test_every_compressed_tile_is_decoded_once(jpeg, edge, shift):
     counted = replace(level, decode=counting)
     lefts, tops = list(range(shift, WIDTH, edge)), list(range(shift, HEIGHT, edge))
     wanted = {row: list(range(len(lefts))) for row in range(len(tops))}
-    for _ in read_rows(jpeg, counted, lefts, tops, edge, wanted, 2):
+    for _ in read_squares(jpeg, counted, lefts, tops, edge, wanted, 2):
         pass
     assert len(decoded) == len(set(decoded)) == len(level.offsets)
 
     decoded.clear()
-    for _ in read_rows(jpeg, counted, lefts, tops, edge, {1: [1]}, 2):
+    for _ in read_squares(jpeg, counted, lefts, tops, edge, {1: [1]}, 2):
         pass
     columns = {x // 240 for x in (lefts[1], lefts[1] + edge - 1)}
     rows = {y // 240 for y in (tops[1], min(tops[1] + edge, HEIGHT) - 1)}
@@ -173,7 +169,7 @@ def test_a_damaged_tile_says_where_it_is(jpeg, tmp_path):
     data[level.offsets[at] : level.offsets[at] + level.counts[at]] = bytes(level.counts[at])
     path.write_bytes(data)
     with pytest.raises(TileError) as caught:
-        list(read_rows(path, level, [0, 500], [300], 256, {0: [0, 1]}, 2))
+        list(read_squares(path, level, [0, 500], [300], 256, {0: [0, 1]}, 2))
     assert (caught.value.x, caught.value.y) == (480, 240)
 
 
@@ -198,7 +194,7 @@ def test_memory_does_not_grow_with_the_height(tmp_path):
         tops = list(range(0, height, 240))
         wanted = {row: [0, 1] for row in range(len(tops))}
         tracemalloc.start()
-        for _ in read_rows(path, level, [0, 240], tops, 240, wanted, 2):
+        for _ in read_squares(path, level, [0, 240], tops, 240, wanted, 2):
             pass
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
