@@ -27,6 +27,8 @@ Pixels = NDArray[np.uint8]
 Codec = Callable[..., Any]
 
 JPEG, APERIO_JPEG2000_RGB = 7, 33005
+# None, LZW, Deflate (two codes), Zstandard.
+LOSSLESS = (1, 5, 8, 32946, 50000)
 RGB, YCBCR = 2, 6
 CHANNELS = 3
 WHITE = 255
@@ -76,7 +78,8 @@ class TiledLevel:
 def tiled_levels(path: Path) -> list[TiledLevel]:
     """Levels of a TIFF whose tiles can be decoded here; others are left out.
 
-    JPEG and Aperio's JPEG 2000 in RGB, three 8-bit channels.
+    Three 8-bit channels: JPEG, Aperio's JPEG 2000 in RGB, and whatever tifffile decodes to RGB
+    (uncompressed, Deflate, LZW, Zstandard).
     """
     import tifffile
 
@@ -112,7 +115,16 @@ def _codec(page: "tifffile.TiffPage") -> Codec | None:
         return partial(
             imagecodecs.jpeg8_decode, tables=page.jpegtables, colorspace=stored, outcolorspace=RGB
         )
+    if page.compression in LOSSLESS and page.photometric == RGB:
+        return partial(_decode_lossless, page)
     return None
+
+
+def _decode_lossless(page: "tifffile.TiffPage", data: memoryview, out: Pixels) -> None:
+    tile, _, _ = page.decode(bytes(data), 0, _fullsize=True)
+    if tile is None or tile.shape[1:] != out.shape:
+        raise ValueError("the tile is not of the announced size")
+    np.copyto(out, tile[0])
 
 
 def read_squares(

@@ -160,9 +160,12 @@ def test_a_damaged_sampled_tile_leaves_the_slide_to_openslide(textured, tmp_path
     assert (pixels == level_0(textured)[512:768, 512:768]).all()
 
 
-def test_what_is_not_jpeg_is_left_to_openslide(flat):
-    image = level_0(flat)
-    with open_slide(flat, 0.5) as slide:
+def test_what_is_not_decoded_here_is_left_to_openslide(textured, tmp_path):
+    image = level_0(textured)
+    path = tmp_path / "alpha.tiff"
+    opaque = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
+    tifffile.imwrite(path, opaque, tile=(256, 256), photometric="rgb", extrasamples=["unassalpha"])
+    with open_slide(path, 0.5) as slide:
         first, last = slide.read_squares([0, 300], [40], 128, 128, {0: [0, 1]}, threads=2)
         assert slide.reader.startswith("openslide ")
     assert (first == image[40:168, :128]).all()

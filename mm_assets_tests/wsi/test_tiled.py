@@ -77,6 +77,43 @@ def test_jpeg_pixels_are_openslides(tmp_path, tile, photometric, subsampling):
             assert_same(path, level, image, edge, shift)
 
 
+@pytest.mark.parametrize(
+    ("compression", "predictor"),
+    [(None, None), ("lzw", True), ("deflate", True), ("deflate", False)],
+)
+def test_lossless_pixels_are_openslides(tmp_path, compression, predictor):
+    path = write(
+        tmp_path / "a.tiff",
+        picture(),
+        256,
+        photometric="rgb",
+        compression=compression,
+        predictor=predictor,
+        resolution=(20_000, 20_000),
+        resolutionunit="CENTIMETER",
+    )
+    (level,) = tiled_levels(path)
+    for edge, shift in ((256, 0), (240, 31)):
+        assert_same(path, level, shown(path), edge, shift)
+    with open_slide(path) as slide:
+        assert slide.reader.startswith("imagecodecs ")
+
+
+def test_the_base_level_of_ome_tiff_is_read_past_openslide(tmp_path):
+    path = tmp_path / "a.ome.tiff"
+    options = {"tile": (256, 256), "photometric": "ycbcr", "compression": "jpeg"}
+    resolution = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        writer.write(picture(), subifds=1, **options, **resolution)
+        writer.write(picture()[::2, ::2], subfiletype=1, **options)
+    with open_slide(path) as slide:
+        assert slide.reader.startswith("imagecodecs ")
+        image = shown(path)
+        squares = slide.read_squares([7, 263], [9], 256, 256, {0: [0, 1]}, 2)
+        for left, pixels in zip((7, 263), squares, strict=True):
+            assert (pixels == expected(image, left, 9, 256)).all()
+
+
 def test_aperio_jpeg_2000_pixels_are_openslides(tmp_path):
     path = write(
         tmp_path / "a.svs",
