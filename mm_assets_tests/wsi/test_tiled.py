@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 import openslide
 import pytest
@@ -240,6 +241,38 @@ def test_memory_does_not_grow_with_the_height(tmp_path):
     assert peak(8192) < 1.2 * peak(2048) + 100_000
 
 
+def test_a_large_slide_of_one_level(tmp_path):
+    """20,480 x 20,000 px from a hundred different tiles."""
+    image = picture(2560, 2560)
+    encoded = [
+        bytes(imagecodecs.jpeg8_encode(image[y : y + 256, x : x + 256], level=50))
+        for y in range(0, 2560, 256)
+        for x in range(0, 2560, 256)
+    ]
+    path = tmp_path / "large.tiff"
+    tifffile.imwrite(
+        path,
+        (encoded[(7 * number) % 100] for number in range(79 * 80)),
+        shape=(20_000, 20_480, 3),
+        dtype=np.uint8,
+        tile=(256, 256),
+        photometric="ycbcr",
+        subsampling=(2, 2),
+        compression="jpeg",
+        metadata=None,
+    )
+    lefts, tops = list(range(100, 20_480, 300)), list(range(100, 20_000, 300))
+    wanted = {row: list(range(row % 7, len(lefts), 7)) for row in range(0, len(tops), 3)}
+    corners = [(lefts[column], tops[row]) for row, columns in wanted.items() for column in columns]
+    with openslide.OpenSlide(path) as handle, open_slide(path, 0.5) as slide:
+        squares = slide.read_squares(lefts, tops, 300, 300, wanted, 2)
+        for corner, square in zip(corners, squares, strict=True):
+            rgba = np.asarray(handle.read_region(corner, 0, (300, 300)))
+            shown_there = np.where(rgba[..., 3:] == 0, 255, rgba[..., :3])
+            assert (square == shown_there).all(), corner
+        assert slide.reader.startswith("imagecodecs ")
+
+
 @pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "TCGA-CR-7395-01A-01-TS1.svs"])
 def test_real_slides_read_as_openslide_shows_them(shared_data, name):
     path = shared_data / "slides" / name
@@ -248,3 +281,16 @@ def test_real_slides_read_as_openslide_shows_them(shared_data, name):
         assert_same(path, level, shown(path), edge, shift)
     with open_slide(path, 0.5) as slide:
         assert slide.reader.startswith("imagecodecs ")
+
+
+@pytest.mark.parametrize("name", ["small.svs", "boxes.tiff"])
+def test_odd_slides_read_as_openslide_shows_them(shared_data, name):
+    path = shared_data / "slides" / name
+    image = shown(path)
+    with open_slide(path, 0.5) as slide:
+        lefts, tops = list(range(0, slide.width, 97)), list(range(0, slide.height, 97))
+        wanted = {row: list(range(len(lefts))) for row in range(len(tops))}
+        corners = [(left, top) for top in tops for left in lefts]
+        squares = slide.read_squares(lefts, tops, 97, 97, wanted, 2)
+        for (left, top), square in zip(corners, squares, strict=True):
+            assert (square == expected(image, left, top, 97)).all()
