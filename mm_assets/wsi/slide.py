@@ -24,8 +24,8 @@ LARGEST_SIDE_PX = 1_000_000
 LARGEST_SIDE_MM = 200.0
 CACHE_BYTES = 128 * 1024**2
 DECODE_AHEAD = 64
-# Formats of OpenSlide whose levels are nothing but the tiled pages of one TIFF.
-TILED_VENDORS = ("aperio", "generic-tiff")
+# Formats of OpenSlide whose levels are, or begin with, the tiled pages of one TIFF.
+TILED_VENDORS = ("aperio", "generic-tiff", "hamamatsu")
 # A level may be coarser than wanted by this factor: pyramids of odd sizes say 2.0005 for 2.
 LEVEL_TOLERANCE = 1.01
 
@@ -230,7 +230,7 @@ class Slide:
             # Between whole pixels OpenSlide interpolates: nothing to compare.
             if (x0, y0) != (x * downsample, y * downsample):
                 continue
-            edge = min(level.tile_width, level.tile_height)
+            edge = max(level.tile_width, level.tile_height)
             try:
                 shown = self._read_level(x0, y0, index, edge)
                 with closing(read_squares(self._path, level, [x], [y], edge, {0: [0]}, 1)) as found:

@@ -30,6 +30,7 @@ JPEG, APERIO_JPEG2000_RGB = 7, 33005
 # None, LZW, Deflate (two codes), Zstandard.
 LOSSLESS = (1, 5, 8, 32946, 50000)
 RGB, YCBCR = 2, 6
+END_OF_IMAGE = b"\xff\xd9"
 CHANNELS = 3
 WHITE = 255
 # Compressed tiles in one task of a thread, and tasks a thread that may wait.
@@ -78,8 +79,8 @@ class TiledLevel:
 def tiled_levels(path: Path) -> list[TiledLevel]:
     """Levels of a TIFF whose tiles can be decoded here; others are left out.
 
-    Three 8-bit channels: JPEG, Aperio's JPEG 2000 in RGB, and whatever tifffile decodes to RGB
-    (uncompressed, Deflate, LZW, Zstandard).
+    Three 8-bit channels: JPEG (of NDPI, the pieces between restart markers), Aperio's JPEG 2000 in
+    RGB, and what tifffile decodes without loss (uncompressed, Deflate, LZW, Zstandard).
     """
     import tifffile
 
@@ -112,12 +113,18 @@ def _codec(page: "tifffile.TiffPage") -> Codec | None:
     if page.compression == JPEG and page.photometric in (RGB, YCBCR):
         # Files that say RGB hold JPEG data without a colour transform and do not mark it.
         stored = RGB if page.photometric == RGB and not page.is_jfif else None
-        return partial(
+        codec = partial(
             imagecodecs.jpeg8_decode, tables=page.jpegtables, colorspace=stored, outcolorspace=RGB
         )
+        return partial(_decode_restarted, codec, page.jpegheader) if page.jpegheader else codec
     if page.compression in LOSSLESS and page.photometric == RGB:
         return partial(_decode_lossless, page)
     return None
+
+
+def _decode_restarted(codec: Codec, header: bytes, data: memoryview, out: Pixels) -> None:
+    """Decode what lies between two restart markers of a JPEG as a JPEG of its own."""
+    codec(b"".join((header, data, END_OF_IMAGE)), out=out)
 
 
 def _decode_lossless(page: "tifffile.TiffPage", data: memoryview, out: Pixels) -> None:

@@ -12,8 +12,9 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mm_assets.wsi.slide import open_slide
+from mm_assets.wsi.slide import inspect_slide, open_slide
 from mm_assets.wsi.tiled import TiledLevel, TileError, read_squares, tiled_levels, unaligned
+from mm_assets_tests.wsi.hamamatsu import write_ndpi
 
 HEIGHT, WIDTH = 900, 1300
 
@@ -98,6 +99,22 @@ def test_lossless_pixels_are_openslides(tmp_path, compression, predictor):
         assert_same(path, level, shown(path), edge, shift)
     with open_slide(path) as slide:
         assert slide.reader.startswith("imagecodecs ")
+
+
+@pytest.mark.parametrize(("subsampling", "blocks"), [(0, 32), (1, 32), (1, 16)])
+def test_ndpi_pixels_are_openslides(tmp_path, subsampling, blocks):
+    path = write_ndpi(tmp_path / "a.ndpi", picture(1024, 2048), blocks, subsampling)
+    (level,) = tiled_levels(path)
+    assert level.tile_height == 8
+    image = shown(path)
+    for edge, shift in ((256, 0), (240, 31)):
+        assert_same(path, level, image, edge, shift)
+    facts = inspect_slide(path, None)
+    assert (facts.vendor, facts.mpp, facts.magnification) == ("hamamatsu", 0.5, 20)
+    with open_slide(path) as slide:
+        assert slide.reader.startswith("imagecodecs ")
+        half = next(slide.read_squares([0], [0], 512, 256, {0: [0]}, 1)).copy()
+        assert (half == slide.read(0, 0, 512, 256)).all()
 
 
 def test_the_base_level_of_ome_tiff_is_read_past_openslide(tmp_path):
