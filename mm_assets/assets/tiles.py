@@ -1,12 +1,18 @@
 """Stage of tile and region embeddings: one pass over the pixels of a slide for both."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.slides import manifest_rows, open_local_slide, read_mask
-from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
+from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, TwoSteps, Workspace
 from mm_assets.cohort.config import CohortConfig
+
+if TYPE_CHECKING:
+    from mm_assets.wsi.slide import Slide
+    from mm_assets.wsi.tiling import TilePlan
 
 TILES, REGIONS = "tile_embeddings", "region_embeddings"
 
@@ -38,8 +44,8 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
     rows = manifest_rows(workspace.config)
     encoder = load_encoder(imaging.encoder, imaging.weights)
 
-    def work(job: Job) -> Mapping[str, Produced]:
-        store = job.workspace.store
+    @contextmanager
+    def prepare(job: Job) -> Iterator[Callable[[], Mapping[str, Produced]]]:
         mask, downsample = read_mask(job)
         with open_local_slide(rows[job.name]) as slide:
             plan = plan_tiles(
@@ -53,14 +59,17 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
                 region_px=imaging.region_px,
                 min_tissue=imaging.min_tissue,
             )
-            made = embed_slide(
-                slide,
-                plan,
-                encoder,
-                with_tiles=TILES in job.provenance,
-                with_regions=REGIONS in job.provenance,
-            )
-            reader = slide.reader
+            # Asking for the reader compares it with OpenSlide: the device need not wait for that.
+            yield partial(compute, job, slide, slide.reader, plan)
+
+    def compute(job: Job, slide: "Slide", reader: str, plan: "TilePlan") -> Mapping[str, Produced]:
+        made = embed_slide(
+            slide,
+            plan,
+            encoder,
+            with_tiles=TILES in job.provenance,
+            with_regions=REGIONS in job.provenance,
+        )
         shared: dict[str, str] = {
             "reader": reader,
             "encoder": encoder.name,
@@ -68,6 +77,7 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
             "weights_sha256": encoder.weights_sha256,
             "precision": str(encoder.dtype),
         }
+        store = job.workspace.store
         produced = {}
         for asset, table in ((TILES, made.tiles), (REGIONS, made.regions)):
             if asset in job.provenance:
@@ -76,4 +86,4 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
                 produced[asset] = Produced({"arrow": digest}, {"count": table.num_rows, **shared})
         return produced
 
-    yield work
+    yield TwoSteps(prepare)
