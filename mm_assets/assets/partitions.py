@@ -34,6 +34,7 @@ from mm_assets.assets.stage import (
     slide_partitions,
 )
 from mm_assets.cohort.config import CohortConfig
+from mm_assets.resources.home import keep_connections
 from mm_assets.resources.receipts import Receipt
 from mm_assets.resources.store import ArtefactStore, Provenance
 from mm_assets.resources.tracking import Tracking
@@ -281,6 +282,7 @@ def slide_asset(
     def _asset(
         context: dg.AssetExecutionContext, store: ArtefactStore, tracking: Tracking
     ) -> Iterator[Any]:
+        keep_connections(context.instance)
         workspace = Workspace(config, store, tracking, context.log)
         wanted = [asset for key, asset in keys.items() if key in context.selected_asset_keys]
         run = SlideRun(stage, workspace, wanted, context.run_id)
