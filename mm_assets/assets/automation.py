@@ -13,7 +13,8 @@ from dagster._utils.schedules import cron_string_iterator
 from mm_assets.assets.cohort_level import is_current
 from mm_assets.assets.graph import refresh_phases
 from mm_assets.assets.intake import QUARANTINE, Intake, quarantine_event, take_in
-from mm_assets.assets.partitions import SlideRun, contiguous_ranges, range_tags
+from mm_assets.assets.partitions import SlideRun
+from mm_assets.assets.ranges import contiguous_ranges, range_tags
 from mm_assets.assets.stage import (
     CohortStage,
     SlideStage,

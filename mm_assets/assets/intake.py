@@ -108,14 +108,15 @@ def _quarantined(workspace: Workspace) -> dict[str, str]:
 
 def _judge(workspace: Workspace, rows: pd.DataFrame) -> _Verdicts:
     """Check new slides; a receipt keeps the reason of each that cannot be used."""
-    from mm_assets.cohort.sources import localize
+    from mm_assets.cohort.cache import local_slide
     from mm_assets.wsi.slide import inspect_slide
 
     verdicts = _Verdicts({}, {})
 
     def judge(slide: str, path: str, mpp: float) -> None:
         try:
-            inspect_slide(localize(path, slide_cache()), mpp)
+            with local_slide(path, slide_cache()) as local:
+                inspect_slide(local, mpp)
         except SlideError as error:
             verdicts.refused[slide] = str(error)
         except OSError as error:

@@ -7,15 +7,17 @@ the end of the run, in key order, so that a half-written range is never seen by 
 
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Any, Literal
 
 import dagster as dg
 
+from mm_assets.assets.ahead import one_ahead
 from mm_assets.assets.compute import gpu_lease
 from mm_assets.assets.progress import Progress
 from mm_assets.assets.stage import (
@@ -24,6 +26,7 @@ from mm_assets.assets.stage import (
     Produced,
     SlideStage,
     SlideWorker,
+    TwoSteps,
     Workspace,
     asset_key,
     asset_spec,
@@ -31,6 +34,7 @@ from mm_assets.assets.stage import (
     slide_partitions,
 )
 from mm_assets.cohort.config import CohortConfig
+from mm_assets.resources.home import keep_connections
 from mm_assets.resources.receipts import Receipt
 from mm_assets.resources.store import ArtefactStore, Provenance
 from mm_assets.resources.tracking import Tracking
@@ -38,6 +42,7 @@ from mm_assets.wsi.errors import SlideError
 
 SLIDE_OK = "slide_ok"
 State = Literal["done", "reused", "quarantined", "failed", "waiting"]
+_Prepared = AbstractContextManager[Callable[[], Mapping[str, Produced]]]
 
 
 @dataclass(frozen=True)
@@ -78,18 +83,20 @@ class SlideRun:
         """Process `slides`; results are in the order of `slides`."""
         progress = Progress(f"{self.cohort}/{self.stage.name}", len(slides), self.workspace.log)
         settled = self._settled(slides)
-
-        def one(slide: str) -> SlideOutcome:
-            outcome = self._one(slide, settled.get(slide, {}))
-            with self._lock:
+        outcomes = {}
+        jobs = []
+        for slide in slides:
+            known = self._known(slide, settled.get(slide, {}))
+            if known:
+                outcomes[slide] = known
                 progress.advance()
-            return outcome
-
-        with self._stack:
-            if self.stage.slides_at_once == 1:
-                return [one(slide) for slide in slides]
-            with ThreadPoolExecutor(self.stage.slides_at_once) as pool:
-                return list(pool.map(one, slides))
+            else:
+                jobs.append(self._job(slide, settled.get(slide, {})))
+        with self._stack, closing(self._computed(jobs, settled)) as computed:
+            for outcome in computed:
+                outcomes[outcome.slide] = outcome
+                progress.advance()
+        return [outcomes[slide] for slide in slides]
 
     def pending(self, slides: Sequence[str]) -> list[str]:
         """Those of `slides` that would be computed now: inputs there, no valid receipt."""
@@ -119,26 +126,56 @@ class SlideRun:
                 settled.setdefault(slide, {})[asset] = receipt
         return settled
 
-    def _one(self, slide: str, settled: Mapping[str, Receipt]) -> SlideOutcome:
+    def _known(self, slide: str, settled: Mapping[str, Receipt]) -> SlideOutcome | None:
+        """What can be said of a slide without computing."""
         blocked = self._blocked(slide)
         if blocked:
             return SlideOutcome(slide, "waiting", {}, {}, blocked)
         bad = next((r for r in settled.values() if r.state == "failed"), None)
         if bad:
             return SlideOutcome(slide, "quarantined", settled, {}, bad.reason)
-        missing = {a: self._provenance(a, slide) for a in self.assets if a not in settled}
-        if not missing:
+        if settled.keys() >= set(self.assets):
             return SlideOutcome(slide, "reused", settled, {})
-        return self._compute(slide, missing, settled)
+        return None
+
+    def _job(self, slide: str, settled: Mapping[str, Receipt]) -> Job:
+        missing = {a: self._provenance(a, slide) for a in self.assets if a not in settled}
+        upstream = {a: {slide: r[slide]} for a, r in self.upstream.items()}
+        return Job(self.workspace, slide, missing, upstream, self.run_id)
+
+    def _computed(
+        self, jobs: Sequence[Job], settled: Mapping[str, Mapping[str, Receipt]]
+    ) -> Generator[SlideOutcome]:
+        """Outcomes in the order of `jobs`: some slides at once, or the next prepared meanwhile."""
+
+        def compute(job: Job, prepared: _Prepared) -> SlideOutcome:
+            return self._compute(job, prepared, settled.get(job.name, {}))
+
+        if self.stage.slides_at_once > 1:
+            with ThreadPoolExecutor(self.stage.slides_at_once) as pool:
+                yield from pool.map(compute, jobs, map(self._prepared, jobs))
+        else:
+            with closing(one_ahead(self._prepared, jobs)) as ahead:
+                for job, prepared in ahead:
+                    yield compute(job, prepared)
+
+    @contextmanager
+    def _prepared(self, job: Job) -> Iterator[Callable[[], Mapping[str, Produced]]]:
+        worker = self._open_worker()
+        if isinstance(worker, TwoSteps):
+            with worker.prepare(job) as compute:
+                yield compute
+        else:
+            yield partial(worker, job)
 
     def _compute(
-        self, slide: str, missing: Mapping[str, Provenance], reused: Mapping[str, Receipt]
+        self, job: Job, prepared: _Prepared, reused: Mapping[str, Receipt]
     ) -> SlideOutcome:
-        upstream = {a: {slide: r[slide]} for a, r in self.upstream.items()}
-        job = Job(self.workspace, slide, missing, upstream, self.run_id)
+        slide, missing = job.name, job.provenance
         started = time.monotonic()
         try:
-            produced = self._open_worker()(job)
+            with prepared as compute:
+                produced = compute()
             seconds = time.monotonic() - started
             made = {
                 asset: self._write(asset, slide, missing[asset], seconds, produced=result)
@@ -204,34 +241,6 @@ class SlideRun:
         return receipt
 
 
-def contiguous_ranges(
-    wanted: Sequence[str], order: Sequence[str], chunk: int
-) -> list[tuple[str, str]]:
-    """First and last key of the runs that cover `wanted` and nothing else, `chunk` keys at most.
-
-    Dagster's range runs hold contiguous partition keys in the order `order`.
-    """
-    chosen = set(wanted)
-    ranges: list[tuple[str, str]] = []
-    size = 0
-    for position, key in enumerate(order):
-        if key not in chosen:
-            continue
-        adjoins = size and order[position - 1] == ranges[-1][1]
-        if adjoins and size < chunk:
-            ranges[-1] = (ranges[-1][0], key)
-            size += 1
-        else:
-            ranges.append((key, key))
-            size = 1
-    return ranges
-
-
-def range_tags(first: str, last: str) -> dict[str, str]:
-    """Run tags of a range of slides."""
-    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-
-
 def is_quarantine(receipt: Receipt) -> bool:
     """Whether the receipt says that the slide itself is at fault."""
     return receipt.state == "failed" and bool(receipt.metadata.get("quarantined"))
@@ -272,6 +281,7 @@ def slide_asset(
     def _asset(
         context: dg.AssetExecutionContext, store: ArtefactStore, tracking: Tracking
     ) -> Iterator[Any]:
+        keep_connections(context.instance)
         workspace = Workspace(config, store, tracking, context.log)
         wanted = [asset for key, asset in keys.items() if key in context.selected_asset_keys]
         run = SlideRun(stage, workspace, wanted, context.run_id)

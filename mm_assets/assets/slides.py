@@ -79,16 +79,17 @@ def slide_stage(config: CohortConfig) -> SlideStage:
 
 @contextmanager
 def _slide_worker(workspace: Workspace) -> Iterator[SlideWorker]:
-    from mm_assets.cohort.sources import localize
+    from mm_assets.cohort.cache import local_slide
     from mm_assets.wsi.slide import inspect_slide, slide_digest
 
     rows = manifest_rows(workspace.config)
 
     def work(job: Job) -> Mapping[str, Produced]:
         row = rows[job.name]
-        path = localize(row.path, slide_cache())
-        facts = inspect_slide(path, row.mpp)
-        record = {**asdict(facts), "patient_id": row.patient_id, "sha256": slide_digest(path)}
+        with local_slide(row.path, slide_cache()) as path:
+            facts = inspect_slide(path, row.mpp)
+            sha256 = slide_digest(path)
+        record = {**asdict(facts), "patient_id": row.patient_id, "sha256": sha256}
         digest = job.workspace.store.write_bytes(
             job.ref("slide", "json"),
             json.dumps(record, sort_keys=True).encode(),
@@ -106,10 +107,10 @@ def _slide_worker(workspace: Workspace) -> Iterator[SlideWorker]:
 @contextmanager
 def open_local_slide(row: ManifestRow) -> "Iterator[Slide]":
     """The slide of a manifest row opened for reading, copied to the cache first if remote."""
-    from mm_assets.cohort.sources import localize
+    from mm_assets.cohort.cache import local_slide
     from mm_assets.wsi.slide import open_slide
 
-    with open_slide(localize(row.path, slide_cache()), row.mpp) as slide:
+    with local_slide(row.path, slide_cache()) as path, open_slide(path, row.mpp) as slide:
         yield slide
 
 

@@ -96,7 +96,24 @@ class Job:
         return ArtefactRef(self.workspace.config.cohort, asset, name or self.name, extension)
 
 
-SlideWorker = Callable[[Job], Mapping[str, Produced]]
+SlideWork = Callable[[Job], Mapping[str, Produced]]
+
+
+@dataclass(frozen=True)
+class TwoSteps:
+    """Work on a slide whose first step is done while the slide before is computed.
+
+    Attributes
+    ----------
+    prepare
+        Opens what the slide needs (fetched, opened and planned in a thread of its own) and gives
+        the function that computes; what it opened is closed when the slide is done.
+    """
+
+    prepare: Callable[[Job], AbstractContextManager[Callable[[], Mapping[str, Produced]]]]
+
+
+SlideWorker = SlideWork | TwoSteps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +161,7 @@ class SlideStage(Stage):
     ----------
     worker
         Opens what is shared by a chunk of slides (an encoder, say) and yields the function that
-        does one slide.
+        does one slide, or its two steps.
     own_parameters
         Asset -> whatever of the configuration changes this asset alone.
     """

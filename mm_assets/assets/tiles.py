@@ -1,13 +1,13 @@
 """Stage of tile and region embeddings: one pass over the pixels of a slide for all of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.slides import manifest_rows, open_local_slide, read_mask
-from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
+from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, TwoSteps, Workspace
 from mm_assets.cohort.config import CohortConfig, EncoderConfig, mm_home
 
 if TYPE_CHECKING:
@@ -62,12 +62,8 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
         encoder = load_encoder(name, weights)
         return with_best_batch(encoder, imaging.tile_px, mm_home() / BATCHES)
 
-    def work(job: Job) -> Mapping[str, Produced]:
-        encoders = {
-            asset: load(encoder.encoder, encoder.weights)
-            for asset, encoder in configured.items()
-            if asset in job.provenance
-        }
+    @contextmanager
+    def prepare(job: Job) -> Iterator[Callable[[], Mapping[str, Produced]]]:
         mask, downsample = read_mask(job)
         with open_local_slide(rows[job.name]) as slide:
             plan = plan_tiles(
@@ -81,13 +77,22 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
                 region_px=imaging.region_px,
                 min_tissue=imaging.min_tissue,
             )
-            return _embed(job, slide, plan, encoders)
+            # Asking for the reader compares it with OpenSlide: the device need not wait for that.
+            yield partial(compute, job, slide, slide.reader, plan)
 
-    yield work
+    def compute(job: Job, slide: "Slide", reader: str, plan: "TilePlan") -> Mapping[str, Produced]:
+        encoders = {
+            asset: load(encoder.encoder, encoder.weights)
+            for asset, encoder in configured.items()
+            if asset in job.provenance
+        }
+        return _embed(job, slide, reader, plan, encoders)
+
+    yield TwoSteps(prepare)
 
 
 def _embed(
-    job: Job, slide: "Slide", plan: "TilePlan", encoders: "dict[str, Encoder]"
+    job: Job, slide: "Slide", reader: str, plan: "TilePlan", encoders: "dict[str, Encoder]"
 ) -> Mapping[str, Produced]:
     """One pass over the slide, and a stored table for every asset wanted."""
     from mm_assets.wsi.embed import embed_slide
@@ -101,7 +106,7 @@ def _embed(
     produced = {}
     for asset, encoder in encoders.items():
         shared = {
-            "reader": slide.reader,
+            "reader": reader,
             "encoder": encoder.name,
             "weights": encoder.weights_id,
             "weights_sha256": encoder.weights_sha256,

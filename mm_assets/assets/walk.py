@@ -13,7 +13,8 @@ import dagster as dg
 from mm_assets.assets.cohort_level import is_current
 from mm_assets.assets.graph import cohort_stages
 from mm_assets.assets.intake import quarantine_event, take_in
-from mm_assets.assets.partitions import SlideRun, contiguous_ranges, is_quarantine, range_tags
+from mm_assets.assets.partitions import SlideRun, is_quarantine
+from mm_assets.assets.ranges import contiguous_ranges, range_tags
 from mm_assets.assets.repair import repair_stage
 from mm_assets.assets.stage import (
     CohortStage,

@@ -1,9 +1,6 @@
-"""Slide files in a folder or under an `s3://` prefix: listing, identity, local copies."""
+"""Slide files in a folder or under an `s3://` prefix: listing and identity."""
 
-import hashlib
 import os
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,7 +12,6 @@ SLIDE_EXTENSIONS = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm"}
 )
 _S3 = "s3://"
-_COPY_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -99,53 +95,6 @@ def absolute(root: str, path: str) -> str:
     if is_remote(root):
         return path if is_remote(path) else f"{root.rstrip('/')}/{PurePosixPath(path)}"
     return os.path.normpath(Path(root).absolute() / path)
-
-
-def localize(path: str, cache: Path) -> Path:
-    """A local file with the slide's content.
-
-    A local path is returned as it is. An S3 object is copied into `cache` once for each content
-    (address, size, time of the last change), under its own name; a ``.mrxs`` brings its folder.
-    Nothing half-copied is ever visible.
-
-    Raises
-    ------
-    OSError
-        When the object is missing, changes while it is copied, or there is no space.
-    """
-    if not is_remote(path):
-        return Path(path)
-    filesystem, key = _opened(path)
-    info = filesystem.get_file_info(key)
-    if info.type != pafs.FileType.File:
-        raise FileNotFoundError(f"{path}: no such object")
-    identity = hashlib.sha256(f"{path} {info.size} {info.mtime_ns}".encode()).hexdigest()
-    folder = cache / identity[:24]
-    target = folder / PurePosixPath(key).name
-    if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        if target.suffix.lower() == ".mrxs":
-            selector = pafs.FileSelector(str(PurePosixPath(key).with_suffix("")), recursive=True)
-            for part in filesystem.get_file_info(selector):
-                if part.type == pafs.FileType.File:
-                    within = PurePosixPath(part.path).relative_to(PurePosixPath(key).parent)
-                    _download(filesystem, part, folder / within)
-        # Last, for its presence says that all is there.
-        _download(filesystem, info, target)
-    return target
-
-
-def _download(filesystem: pafs.FileSystem, info: pafs.FileInfo, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with filesystem.open_input_stream(info.path) as source, draft.open("wb") as copy:
-            shutil.copyfileobj(source, copy, _COPY_BYTES)
-        if draft.stat().st_size != info.size:
-            raise OSError(f"{_S3}{info.path} changed while it was copied: try again")
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _list_local(root: Path) -> Iterator[SlideFile]:

@@ -3,12 +3,15 @@
 import os
 from importlib.resources import files
 from pathlib import Path
+from weakref import WeakSet
 
 import dagster as dg
 
 from mm_assets.cohort.config import mm_home
 from mm_assets.resources.store import ArtefactStore
 from mm_assets.resources.tracking import Tracking
+
+_keeping: WeakSet[dg.DagsterInstance] = WeakSet()
 
 
 def default_resources() -> dict[str, dg.ConfigurableResource]:
@@ -44,9 +47,21 @@ def dagster_instance() -> dg.DagsterInstance:
 
     dagster_home()
     instance = dg.DagsterInstance.get()
+    keep_connections(instance)
     # One run at a time where there is no device: two would only share the same cores.
     wanted = max(1, gpu_count())
     limits = {limit.name: limit.limit for limit in instance.event_log_storage.get_pool_limits()}
     if limits.get(GPU_POOL) != wanted:
         instance.event_log_storage.set_concurrency_slots(GPU_POOL, wanted)
     return instance
+
+
+def keep_connections(instance: dg.DagsterInstance) -> None:
+    """Let an instance keep its database connections, once.
+
+    Dagster's storage on PostgreSQL else opens a new one for every statement: measured four for
+    each event, which took most of the time of both sides.
+    """
+    if instance not in _keeping:
+        instance.optimize_for_webserver(statement_timeout=0, pool_recycle=3600, max_overflow=20)
+        _keeping.add(instance)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mm_assets.assets.partitions import contiguous_ranges
+from mm_assets.assets.ranges import contiguous_ranges
 
 ORDER = [f"s{i:03d}" for i in range(40)]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from mm_assets_tests.cohorts import make_cohort, slide_name, truncate
+from mm_assets_tests.cohorts import make_cohort, paint_slide, slide_name, truncate
+from mm_assets_tests.slow_s3 import slow_s3
 
 
 def test_slides_and_store_on_s3(
@@ -30,10 +31,7 @@ def test_slides_and_store_on_s3(
     )
     local = yaml.parent / "slides"
     truncate(local / slide_name("P002"))
-    client = boto3.client("s3", endpoint_url=s3_environment)
-    for slide in sorted(local.iterdir()):
-        client.upload_file(str(slide), "artefacts", f"{prefix}/slides/{slide.name}")
-        slide.unlink()
+    _upload(local, s3_environment, prefix)
     monkeypatch.setenv("MM_COHORTS", str(yaml.parent.parent))
     monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
     space = workspace(str(yaml))
@@ -51,3 +49,50 @@ def test_slides_and_store_on_s3(
     table = space.store.read_arrow(ArtefactRef("tiny", "tile_embeddings", "P000-S1", "arrow"))
     assert table.num_rows > 0
     assert not (home / "store").exists()
+
+
+def test_the_next_slide_is_fetched_while_the_present_one_is_embedded(
+    home: Path, tmp_path: Path, s3_environment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mm_assets.cli import _walk, workspace
+    from mm_assets.resources.store import ArtefactRef
+
+    prefix = uuid.uuid4().hex
+    root = {"root": f"s3://artefacts/{prefix}/slides", "patient_pattern": r"^(P\d+)"}
+    yaml = make_cohort(
+        tmp_path / "cohorts" / "tiny", patients=12, slides=0, omics=None, slides_config=root
+    )
+    names = [slide_name(f"P00{number}") for number in range(4)]
+    for seed, name in enumerate(names):
+        paint_slide(yaml.parent / "slides" / name, seed, side=1280)
+    _upload(yaml.parent / "slides", s3_environment, prefix)
+    monkeypatch.setenv("MM_COHORTS", str(yaml.parent.parent))
+    monkeypatch.setenv("MM_SLIDE_CACHE_GB", "0")
+    with slow_s3(s3_environment) as slow:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", slow.address)
+        space = workspace(str(yaml))
+        assert _walk(space, ["slide", "tissue"], None) == {}
+        slow.fetches.clear()
+        slow.seconds = 0.3
+        assert _walk(space, ["*_embeddings"], None) == {}
+        fetches = sorted(slow.fetches, key=lambda fetch: fetch.began)
+    assert [fetch.name for fetch in fetches] == names
+    written = []
+    for name in names:
+        ref = ArtefactRef("tiny", "tile_embeddings", name.removesuffix(".tiff"), "arrow")
+        path = space.store.local_path(ref)
+        assert path
+        written.append(path.stat().st_mtime)
+    for number in range(len(names) - 1):
+        assert fetches[number + 1].began < written[number]
+    for number in range(len(names) - 2):
+        assert fetches[number + 2].began > written[number]
+    assert not list((home / "cache" / "slides").iterdir())
+
+
+def _upload(folder: Path, server: str, prefix: str) -> None:
+    """Move every file of a folder to the bucket."""
+    client = boto3.client("s3", endpoint_url=server)
+    for slide in sorted(folder.iterdir()):
+        client.upload_file(str(slide), "artefacts", f"{prefix}/slides/{slide.name}")
+        slide.unlink()

@@ -1,12 +1,10 @@
-"""Slide files: listing, identity and local copies, in folders and on a real S3-speaking server."""
+"""Slide files: listing and identity, in folders and on a real S3-speaking server."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from mm_assets.cohort.config import SlidesConfig
 from mm_assets.cohort.manifest import read_manifest
@@ -16,35 +14,9 @@ from mm_assets.cohort.sources import (
     leads_outside,
     list_files,
     list_slides,
-    localize,
     stamps,
 )
-
-BUCKET = "slides"
-
-
-@pytest.fixture(scope="module")
-def s3_address() -> Iterator[str]:
-    """Address of an S3 server with an empty bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator["boto3.client"]:
-    """Client of the server, which the environment points at; the bucket is emptied after use."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    client = boto3.client("s3")
-    client.create_bucket(Bucket=BUCKET)
-    yield client
-    for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
-        client.delete_object(Bucket=BUCKET, Key=item["Key"])
+from mm_assets_tests.cohort.conftest import BUCKET
 
 
 def test_slides_of_a_folder(tmp_path: Path) -> None:
@@ -128,39 +100,6 @@ def test_slides_of_a_bucket(s3: "boto3.client") -> None:
     found_stamps = stamps(wanted)
     assert found_stamps[wanted[2]] == "absent"
     assert found_stamps[wanted[0]] == f"3 bytes, {found[0].stamp}"
-
-
-def test_objects_are_copied_once_for_each_content(s3: "boto3.client", tmp_path: Path) -> None:
-    body = os.urandom(100_000)
-    s3.put_object(Bucket=BUCKET, Key="c/a.svs", Body=body)
-    copy = localize("s3://slides/c/a.svs", tmp_path)
-    assert copy.name == "a.svs"
-    assert copy.read_bytes() == body
-    touched = copy.stat().st_mtime_ns
-    assert localize("s3://slides/c/a.svs", tmp_path) == copy
-    assert copy.stat().st_mtime_ns == touched
-    s3.put_object(Bucket=BUCKET, Key="c/a.svs", Body=body[:-1])
-    other = localize("s3://slides/c/a.svs", tmp_path)
-    assert other != copy
-    assert other.read_bytes() == body[:-1]
-    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["a.svs", "a.svs"]
-    with pytest.raises(FileNotFoundError, match="gone"):
-        localize("s3://slides/c/gone.svs", tmp_path)
-
-
-def test_a_mirax_slide_brings_its_folder(s3: "boto3.client", tmp_path: Path) -> None:
-    s3.put_object(Bucket=BUCKET, Key="c/m.mrxs", Body=b"index")
-    s3.put_object(Bucket=BUCKET, Key="c/m/Slidedat.ini", Body=b"ini")
-    s3.put_object(Bucket=BUCKET, Key="c/m/data/0.dat", Body=b"dat")
-    copy = localize("s3://slides/c/m.mrxs", tmp_path)
-    assert (copy.parent / "m" / "Slidedat.ini").read_bytes() == b"ini"
-    assert (copy.parent / "m" / "data" / "0.dat").read_bytes() == b"dat"
-
-
-def test_a_local_path_stays(tmp_path: Path) -> None:
-    slide = tmp_path / "a.svs"
-    assert localize(str(slide), tmp_path / "cache") == slide
-    assert not (tmp_path / "cache").exists()
 
 
 def test_a_manifest_on_s3_slides(s3: "boto3.client", tmp_path: Path) -> None:

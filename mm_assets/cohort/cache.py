@@ -1,0 +1,310 @@
+"""Local copies of slides that lie under `s3://`: bounded in size, shared by threads and processes.
+
+One folder for each content, ``<digest of address and entity tags>.<bytes>``. Who fetches or uses a
+slide holds a shared lock on its folder, who removes it an exclusive one, and who fetches it also
+one on the folder it is fetched into, from which a rename makes it visible. The kernel frees the
+locks of a process that dies, however it dies.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from mm_assets.cohort.checksums import matches
+from mm_assets.cohort.sources import is_remote
+
+LIMIT_VARIABLE, DEFAULT_LIMIT_GB = "MM_SLIDE_CACHE_GB", 50.0
+_WHOLE, _FETCH = "whole", "fetch"
+_CONNECTIONS = 64  # some slides at once, ten ranges of each
+
+
+@dataclass(frozen=True)
+class _Object:
+    key: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class _RemoteSlide:
+    """Objects of one slide, the one that is opened first."""
+
+    bucket: str
+    objects: tuple[_Object, ...]
+
+    @cached_property
+    def size(self) -> int:
+        return sum(part.size for part in self.objects)
+
+    @cached_property
+    def entry(self) -> str:
+        """Folder name in the cache."""
+        facts = "\n".join(f"{self.bucket}/{o.key} {o.size} {o.etag}" for o in self.objects)
+        return f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.{self.size}"
+
+    def place(self, part: _Object) -> PurePosixPath:
+        """Path of a part within the slide's folder."""
+        return PurePosixPath(part.key).relative_to(PurePosixPath(self.objects[0].key).parent)
+
+
+def cache_limit() -> int:
+    """Bytes the cache may hold: `MM_SLIDE_CACHE_GB`, by default 50 GB.
+
+    Raises
+    ------
+    ValueError
+        When the variable is not a number of gigabytes.
+    """
+    text = os.environ.get(LIMIT_VARIABLE, str(DEFAULT_LIMIT_GB))
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = -1.0
+    if not 0 <= gigabytes < 1e9:
+        raise ValueError(f"{LIMIT_VARIABLE}={text!r}: give a number of gigabytes, such as 50")
+    return int(gigabytes * 1e9)
+
+
+@contextmanager
+def local_slide(path: str, folder: Path) -> Iterator[Path]:
+    """A local file with the slide's content, there for as long as the context is open.
+
+    A local path is given as it is. An S3 object is fetched into the cache in `folder`, by one
+    thread of one process however many ask for it; a ``.mrxs`` brings its folder. To keep the
+    limit the slides used longest ago are removed, never one in use: those may exceed the limit
+    until they are closed, and so may a slide that is larger than the limit.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the object is missing.
+    OSError
+        When it cannot be read, changes while it is fetched, does not match the checksum that S3
+        has of it, or there is no space. Nothing of it is left then.
+    ValueError
+        When the cache's limit is not a number.
+    """
+    if not is_remote(path):
+        yield Path(path)
+        return
+    with _explained(PurePosixPath(path).name):
+        slide = _describe(path)
+        handle = _hold(slide, folder)
+    try:
+        yield folder / slide.entry / _WHOLE / slide.place(slide.objects[0])
+    finally:
+        os.close(handle)
+        with _locked(folder) as present:
+            if present:
+                _make_room(folder, 0)
+
+
+def _describe(path: str) -> _RemoteSlide:
+    address = urlsplit(path)
+    bucket, key = address.netloc, path.removeprefix(f"s3://{address.netloc}/")
+    facts = _client().head_object(Bucket=bucket, Key=key)
+    objects = [_Object(key, facts["ContentLength"], facts["ETag"])]
+    if key.lower().endswith(".mrxs"):
+        prefix = str(PurePosixPath(key).with_suffix("")) + "/"
+        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        found = [item for page in pages for item in page.get("Contents", [])]
+        objects += [
+            _Object(item["Key"], item["Size"], item["ETag"])
+            for item in found
+            if not item["Key"].endswith("/")
+        ]
+    return _RemoteSlide(bucket, tuple(objects))
+
+
+def _hold(slide: _RemoteSlide, folder: Path) -> int:
+    """Shared lock on the slide's folder in the cache, which is filled first where it is not."""
+    entry = folder / slide.entry
+    handle = _pin(entry, slide.size)
+    try:
+        (entry / _FETCH).mkdir(exist_ok=True)
+        with _locked(entry / _FETCH):
+            if not (entry / _WHOLE).exists():
+                _fetch(slide, entry)
+    except BaseException:
+        os.close(handle)
+        _discard(entry)
+        raise
+    return handle
+
+
+def _pin(entry: Path, size: int) -> int:
+    """Shared lock on a slide's folder, made where there is none, with room for the slide."""
+    folder = entry.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        if not entry.exists():
+            with _locked(folder):
+                _make_room(folder, size)
+                entry.mkdir(exist_ok=True)
+        handle = _lock(entry, fcntl.LOCK_SH)
+        if handle is not None:
+            os.utime(entry)  # the time of last use
+            return handle
+
+
+def _make_room(folder: Path, wanted: int) -> None:
+    """Remove the slides used longest ago until `wanted` bytes more fit; those in use stay."""
+    entries = {e: int(e.suffix[1:]) for e in folder.iterdir() if e.suffix[1:].isdigit()}
+    excess = sum(entries.values()) + wanted - cache_limit()
+    excess = max(excess, wanted - shutil.disk_usage(folder).free if wanted else 0)
+    if excess <= 0:
+        return
+    for entry in sorted(entries, key=_last_use):
+        if _discard(entry):
+            excess -= entries[entry]
+        if excess <= 0:
+            return
+
+
+def _last_use(entry: Path) -> int:
+    try:
+        return entry.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _discard(entry: Path) -> bool:
+    """Remove a slide, unless somebody uses it."""
+    handle = _lock(entry, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if handle is None:
+        return False
+    try:
+        shutil.rmtree(entry)
+    finally:
+        os.close(handle)
+    return True
+
+
+def _fetch(slide: _RemoteSlide, entry: Path) -> None:
+    """Download all of a slide, or leave nothing."""
+    draft = entry / _FETCH / _WHOLE
+    shutil.rmtree(draft, ignore_errors=True)  # what a killed process left
+    try:
+        for part in slide.objects:
+            target = draft / slide.place(part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _download(slide.bucket, part, target)
+        draft.rename(entry / _WHOLE)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _download(bucket: str, part: _Object, target: Path) -> None:
+    """Fetch one object in parallel ranges, all of the content that `part` names."""
+    from s3transfer.manager import TransferManager
+    from s3transfer.subscribers import BaseSubscriber
+
+    class KnownContent(BaseSubscriber):
+        """Every range is asked for with If-Match, so that no two contents are mixed."""
+
+        def on_queued(self, future: Any, **_: Any) -> None:
+            future.meta.provide_transfer_size(part.size)
+            future.meta.provide_object_etag(part.etag)
+
+    client = _client()
+    with target.open("wb") as copy:
+        with TransferManager(client) as transfers:
+            transfers.download(bucket, part.key, copy, subscribers=[KnownContent()]).result()
+        copy.flush()
+        os.fsync(copy.fileno())
+    facts = client.head_object(Bucket=bucket, Key=part.key, ChecksumMode="ENABLED")
+    if facts["ETag"] != part.etag or target.stat().st_size != part.size:
+        raise OSError("it changed while it was copied: try again")
+    if not matches(target, facts):
+        raise OSError("the copy does not match the checksum that S3 keeps: try again")
+
+
+def _client() -> Any:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return _made_client(endpoint)
+
+
+@cache
+def _made_client(endpoint: str | None) -> Any:
+    """One client for each server: making one takes longer than fetching a small slide."""
+    import boto3
+    from botocore.config import Config
+
+    # A session of its own: boto3's default session must not be shared by threads.
+    session = boto3.session.Session()
+    config = Config(max_pool_connections=_CONNECTIONS, retries={"mode": "standard"})
+    return session.client("s3", endpoint_url=endpoint, config=config)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Alone among threads and processes with a folder; False when there is none."""
+    handle = _lock(folder, fcntl.LOCK_EX)
+    try:
+        yield handle is not None
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(folder: Path, how: int) -> int | None:
+    """Handle that holds a lock on a folder; None when it is gone, or locked and not waited for."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, how)
+        if _is(handle, folder):
+            return handle
+    except BlockingIOError:
+        pass
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    return None
+
+
+def _is(handle: int, folder: Path) -> bool:
+    """Whether the open folder is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(handle), folder.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Errors of S3 and of the disk in words, as `OSError`."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
+
+    try:
+        yield
+    except ClientError as error:
+        code = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code == 404:
+            raise FileNotFoundError(f"{name}: no such object") from error
+        raise OSError(f"{name}: S3 refuses it: {error}. Check credentials and region.") from error
+    except S3DownloadFailedError as error:
+        raise OSError(f"{name}: it changed while it was copied: try again") from error
+    except (BotoCoreError, RetriesExceededError) as error:
+        raise OSError(f"{name}: cannot be fetched: {error}. Try again.") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(
+                error.errno,
+                f"{name}: no space for it in the slide cache. Free some space, or move MM_HOME, "
+                f"then run again: finished work is kept",
+            ) from error
+        raise OSError(f"{name}: {error}") from error
