@@ -24,6 +24,7 @@ def embedding_stage(config: CohortConfig) -> SlideStage:
         compute=Compute(gpu=1, cpu=4, memory_gib=16, chunk=200),
         parameters=config.imaging.model_dump(),
         on_refresh=False,
+        isolated=True,
         worker=_embedding_worker,
     )
 

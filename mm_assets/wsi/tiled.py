@@ -6,6 +6,7 @@ them; memory holds the rows of squares in progress, whatever the height of the s
 """
 
 import os
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mm_assets.wsi.watch import watched
+
 if TYPE_CHECKING:
     import tifffile
 
@@ -28,6 +31,7 @@ Codec = Callable[..., Any]
 JPEG, APERIO_JPEG2000_RGB = 7, 33005
 RGB, YCBCR = 2, 6
 CHANNELS = 3
+END_MARKER = b"\xff\xd9"
 WHITE = 255
 # Compressed tiles in one task of a thread, and tasks' rows that may be under way.
 GROUP, ROWS_AHEAD = 8, 2
@@ -39,6 +43,10 @@ class TileError(ValueError):
     def __init__(self, x: int, y: int, reason: str) -> None:
         super().__init__(reason)
         self.x, self.y = x, y
+
+
+class LostEndError(TileError):
+    """A compressed tile that lost its end: no reader shows what was in it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class TiledLevel:
         return -(-self.width // self.tile_width)
 
 
+@watched
 def tiled_levels(path: Path) -> list[TiledLevel]:
     """Levels of a TIFF whose tiles can be decoded here; others are left out.
 
@@ -104,7 +113,7 @@ def _codec(page: "tifffile.TiffPage") -> Codec | None:
     if not plain:
         return None
     if page.compression == APERIO_JPEG2000_RGB:
-        return imagecodecs.jpeg2k_decode
+        return _decode_jpeg2000
     if page.compression == JPEG and page.photometric in (RGB, YCBCR):
         # Files that say RGB hold JPEG data without a colour transform and do not mark it.
         stored = RGB if page.photometric == RGB and not page.is_jfif else None
@@ -112,6 +121,17 @@ def _codec(page: "tifffile.TiffPage") -> Codec | None:
             imagecodecs.jpeg8_decode, tables=page.jpegtables, colorspace=stored, outcolorspace=RGB
         )
     return None
+
+
+def _decode_jpeg2000(data: memoryview, out: Pixels) -> None:
+    """Refuse another size first: the decoder looks only after decoding what may be gigabytes."""
+    import imagecodecs
+
+    height, width = out.shape[:2]
+    if data[8:24] != struct.pack(">4I", width, height, 0, 0):
+        raise ValueError(f"the compressed tile is not of {width} x {height} px")
+    decode: Codec = imagecodecs.jpeg2k_decode
+    decode(data, out=out)
 
 
 def read_rows(
@@ -304,6 +324,7 @@ class _Decoder:
         self._level, self._across, self._file = level, across, file
         self._local = threading.local()
 
+    @watched
     def decode(self, band: _Band, columns: list[int]) -> None:
         """Neighbouring compressed tiles of a band, into the rows that it feeds."""
         first = band.index * self._level.columns
@@ -353,11 +374,13 @@ class _Decoder:
         return [data[offset - start :][:count] if count else data[:0] for offset, count in spans]
 
     def _decode_into(self, row: int, column: int, data: memoryview, out: Pixels) -> None:
+        x, y = column * self._level.tile_width, row * self._level.tile_height
+        if not _is_ended(data):
+            raise LostEndError(x, y, "the compressed tile has lost its end")
         try:
             self._level.decode(data, out=out)
         # Every codec has exceptions of its own, and NumPy's when the size is not as announced.
         except (RuntimeError, ValueError) as error:
-            x, y = column * self._level.tile_width, row * self._level.tile_height
             raise TileError(x, y, str(error)) from None
 
     def _scratch(self) -> Pixels:
@@ -366,6 +389,14 @@ class _Decoder:
             self._local.scratch = unaligned(int(np.prod(shape))).reshape(shape)
         scratch: Pixels = self._local.scratch
         return scratch
+
+
+def _is_ended(data: memoryview) -> bool:
+    """Whether a codestream is there to its end: the decoders paint a lost end grey and go on.
+
+    JPEG and JPEG 2000 end with the same marker; some writers pad it.
+    """
+    return data[-2:] == END_MARKER or bytes(data).rstrip(b"\0\xff").endswith(END_MARKER)
 
 
 def unaligned(size: int) -> Pixels:
