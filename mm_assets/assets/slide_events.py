@@ -46,9 +46,10 @@ def range_events(
     bad = [o for o in outcomes if o.state in ("quarantined", "failed")]
     if bad:
         listing = "\n".join(f"{o.slide}: {o.reason}" for o in bad)
+        left_out = sum(o.state == "waiting" for o in outcomes)
+        others = f"{left_out} left out, the others are done" if left_out else "the others are done"
         raise dg.Failure(
-            f"{len(bad)} of {len(outcomes)} slides could not be processed; the others are done.\n"
-            + listing,
+            f"{len(bad)} of {len(outcomes)} slides could not be processed; {others}.\n{listing}",
             metadata={"slides": [o.slide for o in bad]},
             allow_retries=False,
         )
