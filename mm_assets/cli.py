@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 demo_app = typer.Typer(no_args_is_help=True, help="The synthetic demo cohort.")
 app.add_typer(demo_app, name="demo")
+FULL_BYTES = 1 << 20
 out, err = Console(), Console(stderr=True)
 
 Cohort = Annotated[str, typer.Argument(help="Name of a cohort, or the path of its defs.yaml.")]
@@ -38,6 +40,22 @@ def main() -> None:
     except (ValueError, RuntimeError) as error:
         err.print(f"[red]error[/red] {error}")
         sys.exit(1)
+    except Exception as error:
+        _refuse_full_disk(error)
+        raise
+
+
+def _refuse_full_disk(error: Exception) -> None:
+    """Say so where the disk is full: databases only say that something went wrong."""
+    from mm_assets.cohort.config import mm_home
+
+    home = mm_home()
+    if not home.exists() or shutil.disk_usage(home).free >= FULL_BYTES:
+        return
+    reason = str(error).partition("\n")[0]
+    err.print(f"[red]error[/red] the disk of MM_HOME is full ({reason}).", soft_wrap=True)
+    err.print("Free some space, then run again: finished work is kept.")
+    sys.exit(1)
 
 
 def show(rows: Sequence[dict[str, Any]], as_json: bool, title: str = "") -> None:

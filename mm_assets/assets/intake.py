@@ -1,12 +1,14 @@
 """Intake: slides that arrive are checked before they become partitions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import dagster as dg
 import pandas as pd
 
+from mm_assets.assets.isolation import Loss, Report, run_isolated
 from mm_assets.assets.partitions import is_quarantine
 from mm_assets.assets.slides import slide_cache, slide_sources, slide_stage
 from mm_assets.assets.stage import Workspace, asset_key, slide_partitions
@@ -18,6 +20,7 @@ from mm_assets.wsi.errors import SlideError
 
 QUARANTINE = "quarantine"
 SHOWN_ROWS = 200
+INSPECTED_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -108,26 +111,46 @@ def _quarantined(workspace: Workspace) -> dict[str, str]:
 
 def _judge(workspace: Workspace, rows: pd.DataFrame) -> _Verdicts:
     """Check new slides; a receipt keeps the reason of each that cannot be used."""
+    if rows.empty:
+        return _Verdicts({}, {})
+    config = workspace.config
+    stage = slide_stage(config)
+    files = dict(zip(rows["slide_id"], zip(rows["path"], rows["mpp"], strict=True), strict=True))
+    compute = stage.compute.overridden(config.compute.get(stage.name))
+    found: dict[str, Loss | None] = {}
+    work, log = partial(_inspect, files), workspace.log
+    found |= run_isolated(work, list(files), found.__setitem__, log, compute.memory_gib)
+    bad = {slide: loss for slide, loss in found.items() if loss}
+    verdicts = _Verdicts(
+        {slide: loss.reason for slide, loss in bad.items() if loss.own_fault},
+        {slide: loss.reason for slide, loss in bad.items() if not loss.own_fault},
+    )
+    sources = slide_sources(config) if verdicts.refused else {}
+    for slide, why in verdicts.refused.items():
+        workspace.receipts.write(_refusal(config, slide, sources[slide], why))
+    return verdicts
+
+
+def _inspect(files: Mapping[str, tuple[str, float]], slides: Sequence[str], report: Report) -> None:
+    """Open and check slides, in a child process; the outcome is what is wrong, or None."""
     from mm_assets.cohort.cache import local_slide
     from mm_assets.wsi.slide import inspect_slide
 
-    verdicts = _Verdicts({}, {})
-
-    def judge(slide: str, path: str, mpp: float) -> None:
+    def inspect(slide: str) -> None:
+        path, mpp = files[slide]
+        report.started(slide)
         try:
             with local_slide(path, slide_cache()) as local:
                 inspect_slide(local, mpp)
-        except SlideError as error:
-            verdicts.refused[slide] = str(error)
-        except OSError as error:
-            verdicts.unreachable[slide] = str(error)
+        except Exception as error:
+            expected = isinstance(error, SlideError | OSError)
+            reason = str(error) if expected else f"{type(error).__name__}: {error}"
+            report.finished(slide, Loss(reason, own_fault=isinstance(error, SlideError)))
+        else:
+            report.finished(slide, None)
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(judge, rows["slide_id"], rows["path"], rows["mpp"]))
-    sources = slide_sources(workspace.config) if verdicts.refused else {}
-    for slide, why in verdicts.refused.items():
-        workspace.receipts.write(_refusal(workspace.config, slide, sources[slide], why))
-    return verdicts
+    with ThreadPoolExecutor(INSPECTED_AT_ONCE) as pool:
+        list(pool.map(inspect, slides))
 
 
 def _refusal(config: CohortConfig, slide: str, source: dict[str, str], reason: str) -> Receipt:

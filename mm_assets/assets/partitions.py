@@ -7,10 +7,10 @@ the end of the run, in key order, so that a half-written range is never seen by 
 
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
 from typing import Any, Literal
@@ -19,10 +19,11 @@ import dagster as dg
 
 from mm_assets.assets.ahead import one_ahead
 from mm_assets.assets.compute import gpu_lease
+from mm_assets.assets.isolation import Loss, Report, run_here, run_isolated
 from mm_assets.assets.progress import Progress
+from mm_assets.assets.slide_events import SLIDE_OK, range_events, single_slide_events
 from mm_assets.assets.stage import (
     Job,
-    Log,
     Produced,
     SlideStage,
     SlideWorker,
@@ -36,11 +37,10 @@ from mm_assets.assets.stage import (
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.resources.home import keep_connections
 from mm_assets.resources.receipts import Receipt
-from mm_assets.resources.store import ArtefactStore, Provenance
+from mm_assets.resources.store import ArtefactStore, Provenance, StoreError, StoreFullError
 from mm_assets.resources.tracking import Tracking
 from mm_assets.wsi.errors import SlideError
 
-SLIDE_OK = "slide_ok"
 State = Literal["done", "reused", "quarantined", "failed", "waiting"]
 _Prepared = AbstractContextManager[Callable[[], Mapping[str, Produced]]]
 
@@ -79,24 +79,79 @@ class SlideRun:
         self._worker: SlideWorker | None = None
         self._lock = Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a child process needs: nothing that is open."""
+        own = ("receipts", "_stack", "_worker", "_lock")
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _stack=ExitStack(), _worker=None, _lock=Lock())
+        self.receipts = self.workspace.receipts
+
     def outcomes(self, slides: Sequence[str]) -> list[SlideOutcome]:
         """Process `slides`; results are in the order of `slides`."""
         progress = Progress(f"{self.cohort}/{self.stage.name}", len(slides), self.workspace.log)
         settled = self._settled(slides)
-        outcomes = {}
-        jobs = []
+        outcomes: dict[str, SlideOutcome] = {}
+
+        def finished(slide: str, outcome: SlideOutcome) -> None:
+            with self._lock:
+                outcomes[slide] = outcome
+                progress.advance()
+
         for slide in slides:
-            known = self._known(slide, settled.get(slide, {}))
+            known = self._without_work(slide, settled.get(slide, {}))
             if known:
-                outcomes[slide] = known
-                progress.advance()
-            else:
-                jobs.append(self._job(slide, settled.get(slide, {})))
-        with self._stack, closing(self._computed(jobs, settled)) as computed:
-            for outcome in computed:
-                outcomes[outcome.slide] = outcome
-                progress.advance()
+                finished(slide, known)
+        todo = {s: settled.get(s, {}) for s in slides if s not in outcomes}
+        try:
+            for slide, loss in self._run(todo, finished).items():
+                finished(slide, self._lost(slide, todo[slide], loss))
+        except StoreError as error:
+            # Whatever else is tried would not be kept either: what is done is still reported.
+            untried = [slide for slide in todo if slide not in outcomes]
+            finished(untried[0], SlideOutcome(untried[0], "failed", {}, {}, str(error)))
+            for slide in untried[1:]:
+                finished(slide, SlideOutcome(slide, "waiting", {}, {}, "the store failed"))
         return [outcomes[slide] for slide in slides]
+
+    def _run(
+        self,
+        todo: Mapping[str, Mapping[str, Receipt]],
+        finished: Callable[[str, SlideOutcome], None],
+    ) -> dict[str, Loss]:
+        work, log = partial(self._compute_all, todo), self.workspace.log
+        if not self.stage.isolated:
+            run_here(work, list(todo), finished, log)
+            return {}
+        compute = self.stage.compute.overridden(self.workspace.config.compute.get(self.stage.name))
+        return run_isolated(work, list(todo), finished, log, compute.memory_gib)
+
+    def _compute_all(
+        self,
+        settled: Mapping[str, Mapping[str, Receipt]],
+        slides: Sequence[str],
+        report: Report,
+    ) -> None:
+        """Compute `slides`, some at once or the next prepared meanwhile.
+
+        In a child process where the stage is isolated.
+        """
+        self.workspace = replace(self.workspace, log=report)
+        jobs = [self._job(slide, settled[slide]) for slide in slides]
+        prepare = partial(self._prepared, report=report)
+
+        def compute(job: Job, prepared: _Prepared) -> None:
+            report.finished(job.name, self._compute(job, prepared, settled[job.name]))
+
+        with self._stack:
+            if self.stage.slides_at_once > 1:
+                with ThreadPoolExecutor(self.stage.slides_at_once) as pool:
+                    list(pool.map(compute, jobs, map(prepare, jobs)))
+                return
+            with closing(one_ahead(prepare, jobs)) as ahead:
+                for job, prepared in ahead:
+                    compute(job, prepared)
 
     def pending(self, slides: Sequence[str]) -> list[str]:
         """Those of `slides` that would be computed now: inputs there, no valid receipt."""
@@ -126,42 +181,26 @@ class SlideRun:
                 settled.setdefault(slide, {})[asset] = receipt
         return settled
 
-    def _known(self, slide: str, settled: Mapping[str, Receipt]) -> SlideOutcome | None:
-        """What can be said of a slide without computing."""
+    def _without_work(self, slide: str, settled: Mapping[str, Receipt]) -> SlideOutcome | None:
+        """The outcome of a slide that needs no computing."""
         blocked = self._blocked(slide)
         if blocked:
             return SlideOutcome(slide, "waiting", {}, {}, blocked)
         bad = next((r for r in settled.values() if r.state == "failed"), None)
         if bad:
             return SlideOutcome(slide, "quarantined", settled, {}, bad.reason)
-        if settled.keys() >= set(self.assets):
+        if all(asset in settled for asset in self.assets):
             return SlideOutcome(slide, "reused", settled, {})
         return None
 
     def _job(self, slide: str, settled: Mapping[str, Receipt]) -> Job:
-        missing = {a: self._provenance(a, slide) for a in self.assets if a not in settled}
         upstream = {a: {slide: r[slide]} for a, r in self.upstream.items()}
-        return Job(self.workspace, slide, missing, upstream, self.run_id)
-
-    def _computed(
-        self, jobs: Sequence[Job], settled: Mapping[str, Mapping[str, Receipt]]
-    ) -> Generator[SlideOutcome]:
-        """Outcomes in the order of `jobs`: some slides at once, or the next prepared meanwhile."""
-
-        def compute(job: Job, prepared: _Prepared) -> SlideOutcome:
-            return self._compute(job, prepared, settled.get(job.name, {}))
-
-        if self.stage.slides_at_once > 1:
-            with ThreadPoolExecutor(self.stage.slides_at_once) as pool:
-                yield from pool.map(compute, jobs, map(self._prepared, jobs))
-        else:
-            with closing(one_ahead(self._prepared, jobs)) as ahead:
-                for job, prepared in ahead:
-                    yield compute(job, prepared)
+        return Job(self.workspace, slide, self._missing(slide, settled), upstream, self.run_id)
 
     @contextmanager
-    def _prepared(self, job: Job) -> Iterator[Callable[[], Mapping[str, Produced]]]:
+    def _prepared(self, job: Job, report: Report) -> Iterator[Callable[[], Mapping[str, Produced]]]:
         worker = self._open_worker()
+        report.started(job.name)
         if isinstance(worker, TwoSteps):
             with worker.prepare(job) as compute:
                 yield compute
@@ -182,15 +221,34 @@ class SlideRun:
                 for asset, result in produced.items()
             }
             return SlideOutcome(slide, "done", {**reused, **made}, produced)
+        except StoreFullError:
+            raise
         except Exception as error:
-            seconds = time.monotonic() - started
             own_fault = isinstance(error, SlideError)
             reason = str(error) if own_fault else f"{type(error).__name__}: {error}"
             if not own_fault:
                 self.workspace.log.warning(f"{slide}: {traceback.format_exc()}")
-            for asset, provenance in missing.items():
-                self._write(asset, slide, provenance, seconds, reason=reason, own_fault=own_fault)
-            return SlideOutcome(slide, "quarantined" if own_fault else "failed", {}, {}, reason)
+            return self._failure(slide, missing, time.monotonic() - started, reason, own_fault)
+
+    def _lost(self, slide: str, reused: Mapping[str, Receipt], loss: Loss) -> SlideOutcome:
+        """The outcome of a slide that ended its process."""
+        missing = self._missing(slide, reused)
+        return self._failure(slide, missing, 0.0, loss.reason, loss.own_fault)
+
+    def _failure(
+        self,
+        slide: str,
+        missing: Mapping[str, Provenance],
+        seconds: float,
+        reason: str,
+        own_fault: bool,
+    ) -> SlideOutcome:
+        for asset, provenance in missing.items():
+            self._write(asset, slide, provenance, seconds, reason=reason, own_fault=own_fault)
+        return SlideOutcome(slide, "quarantined" if own_fault else "failed", {}, {}, reason)
+
+    def _missing(self, slide: str, reused: Mapping[str, Receipt]) -> dict[str, Provenance]:
+        return {a: self._provenance(a, slide) for a in self.assets if a not in reused}
 
     def _blocked(self, slide: str) -> str:
         for asset, receipts in self.upstream.items():
@@ -287,91 +345,8 @@ def slide_asset(
         run = SlideRun(stage, workspace, wanted, context.run_id)
         outcomes = run.outcomes(context.partition_keys)
         if len(outcomes) == 1:
-            yield from _single_slide_events(config.cohort, wanted, outcomes[0])
+            yield from single_slide_events(config.cohort, wanted, outcomes[0])
         else:
-            yield from _range_events(config.cohort, stage, wanted, outcomes, context.log)
+            yield from range_events(config.cohort, stage, wanted, outcomes, context.log)
 
     return _asset
-
-
-def _single_slide_events(
-    cohort: str, assets: Sequence[str], outcome: SlideOutcome
-) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-    """Events of a run of one slide: proper outputs, so that a chain of assets flows in one run."""
-    if outcome.state not in ("done", "reused"):
-        raise dg.Failure(f"{outcome.slide}: {outcome.reason}", allow_retries=False)
-    for asset in assets:
-        yield dg.MaterializeResult(
-            asset_key=asset_key(cohort, asset),
-            data_version=dg.DataVersion(outcome.receipts[asset].digest),
-            metadata=_slide_metadata(outcome, asset),
-            check_results=[dg.AssetCheckResult(check_name=SLIDE_OK, passed=True)],
-        )
-
-
-def _range_events(
-    cohort: str,
-    stage: SlideStage,
-    assets: Sequence[str],
-    outcomes: Sequence[SlideOutcome],
-    log: Log,
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    for outcome in outcomes:
-        if outcome.state == "waiting":
-            log.info(f"{outcome.slide} is left out: {outcome.reason}")
-            continue
-        yield from _slide_events(cohort, stage.code_version, assets, outcome)
-    bad = [o for o in outcomes if o.state in ("quarantined", "failed")]
-    if bad:
-        listing = "\n".join(f"{o.slide}: {o.reason}" for o in bad)
-        raise dg.Failure(
-            f"{len(bad)} of {len(outcomes)} slides could not be processed; the others are done.\n"
-            + listing,
-            metadata={"slides": [o.slide for o in bad]},
-            allow_retries=False,
-        )
-
-
-def _slide_events(
-    cohort: str, code_version: str, assets: Sequence[str], outcome: SlideOutcome
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """Materialization, when there is one, and check of one slide of a range."""
-    good = outcome.state in ("done", "reused")
-    for asset in assets:
-        key = asset_key(cohort, asset)
-        if good:
-            yield dg.AssetMaterialization(
-                key,
-                partition=outcome.slide,
-                metadata=_slide_metadata(outcome, asset),
-                tags=version_tags(outcome.receipts[asset], code_version),
-            )
-        yield dg.AssetCheckEvaluation(
-            asset_key=key,
-            check_name=SLIDE_OK,
-            passed=good,
-            partition=outcome.slide,
-            metadata={} if good else {"reason": outcome.reason},
-            blocking=False,
-        )
-
-
-def version_tags(receipt: Receipt, code_version: str) -> dict[str, str]:
-    """Tags that make the receipt's digest Dagster's data version."""
-    return {
-        "dagster/data_version": receipt.digest,
-        "dagster/data_version_is_user_provided": "true",
-        "dagster/code_version": code_version,
-    }
-
-
-def _slide_metadata(outcome: SlideOutcome, asset: str) -> dict[str, Any]:
-    """Metadata for the UI: rich values when the slide was just made, else the receipt's."""
-    produced = outcome.produced.get(asset)
-    receipt = outcome.receipts[asset]
-    return {
-        **(produced.metadata if produced else receipt.metadata),
-        "seconds": round(receipt.seconds, 3),
-        "made": receipt.created,
-        **({"reused": True} if produced is None else {}),
-    }

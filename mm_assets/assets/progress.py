@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from mm_assets.assets.stage import Log
+from mm_assets.assets.log import Log
 
 LOG_EVERY_SECONDS = 15.0
 

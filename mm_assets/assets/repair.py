@@ -6,7 +6,7 @@ import dagster as dg
 
 from mm_assets.assets.graph import cohort_stages
 from mm_assets.assets.intake import quarantine_event, take_in
-from mm_assets.assets.partitions import version_tags
+from mm_assets.assets.slide_events import version_tags
 from mm_assets.assets.stage import (
     CohortStage,
     SlideStage,

@@ -73,6 +73,7 @@ def slide_stage(config: CohortConfig) -> SlideStage:
         sources=slide_sources,
         slides_at_once=2,
         on_refresh=False,
+        isolated=True,
         worker=_slide_worker,
     )
 
@@ -126,6 +127,7 @@ def tissue_stage(config: CohortConfig) -> SlideStage:
         compute=Compute(cpu=1, memory_gib=4, chunk=500),
         slides_at_once=2,
         on_refresh=False,
+        isolated=True,
         worker=_tissue_worker,
     )
 

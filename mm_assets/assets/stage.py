@@ -4,28 +4,22 @@ The Dagster assets, the command line's walk and the refresh sensor are all deriv
 stages, so they cannot disagree about order, inputs or code versions.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import dagster as dg
 
 from mm_assets.assets.compute import Compute
+from mm_assets.assets.log import Log
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.resources.receipts import Receipt, Receipts
 from mm_assets.resources.store import ArtefactRef, ArtefactStore, Provenance
 from mm_assets.resources.tracking import Tracking
 
 Group = Literal["imaging", "omics", "models", "reports"]
-
-
-class Log(Protocol):
-    """What a stage needs of a logger."""
-
-    def info(self, msg: str, /) -> None: ...
-
-    def warning(self, msg: str, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -41,6 +35,17 @@ class Workspace:
     def receipts(self) -> Receipts:
         """Receipts of this workspace's store."""
         return Receipts(self.store)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Dagster's resources and loggers belong to a run and cannot be sent to another process.
+        return _detached, (self.config, self.store.model_dump(), self.tracking.model_dump())
+
+
+def _detached(
+    config: CohortConfig, store: Mapping[str, Any], tracking: Mapping[str, Any]
+) -> Workspace:
+    log = logging.getLogger("mm_assets")
+    return Workspace(config, ArtefactStore(**store), Tracking(**tracking), log)
 
 
 @dataclass(frozen=True)
@@ -164,12 +169,16 @@ class SlideStage(Stage):
         does one slide, or its two steps.
     own_parameters
         Asset -> whatever of the configuration changes this asset alone.
+    isolated
+        Whether decoders open files in it: it then runs in a child process, for which `worker` must
+        be importable by name.
     """
 
     worker: Callable[[Workspace], AbstractContextManager[SlideWorker]]
     sources: Callable[[CohortConfig], Mapping[str, Mapping[str, str]]] | None = None
     slides_at_once: int = 1
     own_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    isolated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,7 @@ def embedding_stage(config: CohortConfig) -> SlideStage:
             for asset, encoder in encoders.items()
         },
         on_refresh=False,
+        isolated=True,
         worker=_embedding_worker,
     )
 

@@ -144,10 +144,11 @@ class Walk:
         receipts = self.workspace.receipts.read_many(config.cohort, stage.name, pending)
         bad = {s: r.reason for s, r in receipts.items() if r.state == "failed"}
         faults = {s: why for s, why in bad.items() if not is_quarantine(receipts[s])}
-        if crash and not bad:
+        if crash and (not bad or len(receipts) < len(pending)):
             faults[stage.name] = crash
             self._failed.update(stage.outputs)
-        return StageResult(stage.name, len(pending) - len(bad), len(keys), faults)
+        made = len(receipts) - len(bad)
+        return StageResult(stage.name, made, len(keys), faults)
 
     def _execute(self, stage: SlideStage | CohortStage, tags: dict[str, str]) -> str:
         """Run one stage; the reason when it failed, else nothing."""

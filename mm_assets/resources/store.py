@@ -42,10 +42,15 @@ COHORT = "cohort"  # the artefact name of assets that have one output for the wh
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _TEMPORARY = ".tmp"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StoreError(RuntimeError):
     """An artefact cannot be read or written; the message names its key and what to do."""
+
+
+class StoreFullError(StoreError):
+    """There is no space left in the store."""
 
 
 class MissingArtefact(StoreError):
@@ -361,7 +366,8 @@ class ArtefactStore(dg.ConfigurableResource):
                 f"{key}: not in the store {self.uri}; materialize the asset that makes it"
             ) from error
         except OSError as error:
-            raise StoreError(
+            kind = StoreFullError if error.errno in _FULL else StoreError
+            raise kind(
                 f"{key}: cannot {verb} it in {self.uri}: {error}. {_advice(error)}"
             ) from error
 
@@ -385,7 +391,7 @@ def _is_temporary(info: pafs.FileInfo) -> bool:
 
 def _advice(error: OSError) -> str:
     match error.errno:
-        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+        case number if number in _FULL:
             return "Free some space or move the store, then run again: finished work is kept."
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return "Give this user the right to write there."

@@ -15,9 +15,11 @@ import openslide
 
 from mm_assets.wsi.errors import SlideError as SlideError
 from mm_assets.wsi.errors import without_folders
+from mm_assets.wsi.levels import Pixels, TiledLevel, tiled_levels
 from mm_assets.wsi.resolution import MppSource, Resolution, resolve_mpp
-from mm_assets.wsi.tiff import find_truncation, is_tiff
-from mm_assets.wsi.tiled import Pixels, TiledLevel, TileError, read_squares, tiled_levels
+from mm_assets.wsi.tiff import find_damage, is_tiff
+from mm_assets.wsi.tiled import LostEndError, TileError, read_squares
+from mm_assets.wsi.watch import watched
 
 SMALLEST_SIDE_PX = 64
 LARGEST_SIDE_PX = 1_000_000
@@ -236,6 +238,8 @@ class Slide:
                 with closing(read_squares(self._path, level, [x], [y], edge, {0: [0]}, 1)) as found:
                     if not np.array_equal(shown, next(found)):
                         return False
+            except LostEndError as error:
+                raise self._undecodable(x0, y0, index, str(error)) from None
             except (SlideError, TileError):
                 return False
         return True
@@ -271,6 +275,7 @@ class Slide:
         ]
         return fine_enough[-1] if fine_enough else 0
 
+    @watched
     def _read_level(self, x0: int, y0: int, level: int, edge: int) -> Pixels:
         try:
             region = self._handle.read_region((x0, y0), level, (edge, edge))
@@ -326,9 +331,9 @@ def inspect_slide(path: Path, mpp: float | None) -> SlideFacts:
     """
     _check_present(path)
     # The structure first: a file that lost its end is otherwise called no slide at all.
-    truncation = find_truncation(path) if is_tiff(path) else None
-    if truncation:
-        raise SlideError(f"{path.name}: {truncation}; copy or scan it again")
+    damage = find_damage(path) if is_tiff(path) else None
+    if damage:
+        raise SlideError(f"{path.name}: {damage}; copy or scan it again")
     with open_slide(path, mpp) as slide:
         _check_decodes(slide)
         _check_dimensions(slide)
@@ -364,6 +369,7 @@ def _check_present(path: Path) -> None:
         raise SlideError(f"{path.name} is empty (0 bytes)")
 
 
+@watched
 def _open_handle(path: Path) -> openslide.OpenSlide:
     _check_present(path)
     try:

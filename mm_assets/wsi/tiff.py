@@ -1,4 +1,4 @@
-"""What the TIFF structure itself says: is every tile in the file, and what is the resolution."""
+"""What the TIFF structure itself says: is it whole and credible, and what is the resolution."""
 
 import logging
 import math
@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm_assets.wsi.watch import watched
+
 if TYPE_CHECKING:
     import tifffile
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MICROMETRES_PER_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1_000.0, 5: 1.0}
 _COARSEST_TAG_MPP = 10.0
+# Scanners write tiles of 240 to 4096 px; every decoder allocates what the header announces.
+_LARGEST_TILE_PX = 8192**2
+# An all-white JPEG has 57 pixels a byte; this leaves room for slides of mostly absent tiles.
+_MOST_PIXELS_PER_BYTE = 10_000
 
 
 def is_tiff(path: Path) -> bool:
@@ -21,37 +27,59 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in _MAGIC
 
 
-def find_truncation(path: Path) -> str | None:
-    """Why the TIFF is not whole, or None.
+@watched
+def find_damage(path: Path) -> str | None:
+    """Why the TIFF is not whole or not credible, or None.
 
     OpenSlide opens files whose tail is missing and fails, or paints white, only when the missing
-    tiles are read. Here every directory, tile and strip of every page must lie inside the file.
+    tiles are read; what it allocates for a tile is what the header says. Here every directory,
+    tile and strip of every page must lie inside the file, and sizes must agree with each other
+    and with the file.
     """
-    import tifffile
-
     size = path.stat().st_size
     try:
         with _open(path) as file:
             if not _chain_ends(file):
                 return "the file is truncated: a page directory lies beyond its end"
-            for page in _pages(file):
-                ends = [
-                    offset + count
-                    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)
-                    if count
-                ]
-                if ends and max(ends) > size:
-                    beyond = sum(end > size for end in ends)
-                    return (
-                        f"the file is truncated: {beyond} of {len(ends)} tiles of page "
-                        f"{page.index} ({page.imagewidth} x {page.imagelength} px) lie beyond "
-                        f"its {size} bytes"
-                    )
-    except (tifffile.TiffFileError, struct.error, IndexError, KeyError, OSError) as error:
+            return next(filter(None, (_fault(page, size) for page in _pages(file))), None)
+    # The parser meets garbage with whatever exception the operation at hand has.
+    except Exception as error:
         return f"the file is truncated or its TIFF structure is damaged ({type(error).__name__})"
+
+
+def _fault(page: "tifffile.TiffPage", size: int) -> str | None:
+    """What is wrong with one page of a file of `size` bytes."""
+    width, height = page.imagewidth, page.imagelength
+    name = f"page {page.index} ({width} x {height} px)"
+    ends = [
+        offset + count
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)
+        if count
+    ]
+    if ends and max(ends) > size:
+        beyond = sum(end > size for end in ends)
+        return (
+            f"the file is truncated: {beyond} of {len(ends)} tiles of {name} lie beyond its "
+            f"{size} bytes"
+        )
+    if not page.is_tiled:
+        return None
+    if page.tilewidth * page.tilelength > _LARGEST_TILE_PX:
+        return (
+            f"its header is damaged: {name} has tiles of {page.tilewidth} x {page.tilelength} px, "
+            "which no scanner writes"
+        )
+    if width * height > size * _MOST_PIXELS_PER_BYTE:
+        return f"its header is damaged: {name} cannot be in {size} bytes"
+    tiles = math.ceil(width / page.tilewidth) * math.ceil(height / page.tilelength)
+    tiles *= page.imagedepth * (page.samplesperpixel if page.planarconfig == 2 else 1)
+    listed = len(page.dataoffsets), len(page.databytecounts)
+    if listed != (tiles, tiles):
+        return f"its header is damaged: {name} has {tiles} tiles, and lists {min(listed)}"
     return None
 
 
+@watched
 def resolution_mpp(path: Path) -> tuple[float, float] | None:
     """Micrometres per pixel in x and y from the first page's resolution tags, or None.
 

@@ -8,30 +8,18 @@ them; memory holds the squares in progress, one row at most, whatever the height
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import tifffile
+from mm_assets.wsi.levels import CHANNELS, Pixels, TiledLevel, is_ended
+from mm_assets.wsi.watch import watched
 
-Pixels = NDArray[np.uint8]
-Codec = Callable[..., Any]
-
-JPEG, APERIO_JPEG2000_RGB = 7, 33005
-# None, LZW, Deflate (two codes), Zstandard.
-LOSSLESS = (1, 5, 8, 32946, 50000)
-RGB, YCBCR = 2, 6
-END_OF_IMAGE = b"\xff\xd9"
-CHANNELS = 3
 WHITE = 255
 # Compressed tiles in one task of a thread, and tasks a thread that may wait.
 GROUP, GROUPS_AHEAD = 4, 2
@@ -45,93 +33,8 @@ class TileError(ValueError):
         self.x, self.y = x, y
 
 
-@dataclass(frozen=True)
-class TiledLevel:
-    """Where the compressed tiles of a level lie in the file, and how one is decoded.
-
-    Attributes
-    ----------
-    width, height
-        Pixels of the level.
-    tile_width, tile_height
-        Pixels of a compressed tile.
-    offsets, counts
-        Bytes, row by row of tiles; a count of 0 is a tile that the file leaves out.
-    decode
-        ``decode(data, out=pixels)`` writes a compressed tile into uint8 (tile_height, tile_width,
-        3), RGB.
-    """
-
-    width: int
-    height: int
-    tile_width: int
-    tile_height: int
-    offsets: Sequence[int]
-    counts: Sequence[int]
-    decode: Codec = field(repr=False)
-
-    @cached_property
-    def columns(self) -> int:
-        """Compressed tiles side by side."""
-        return -(-self.width // self.tile_width)
-
-
-def tiled_levels(path: Path) -> list[TiledLevel]:
-    """Levels of a TIFF whose tiles can be decoded here; others are left out.
-
-    Three 8-bit channels: JPEG (of NDPI, the pieces between restart markers), Aperio's JPEG 2000 in
-    RGB, and what tifffile decodes without loss (uncompressed, Deflate, LZW, Zstandard).
-    """
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
-        pages = (page.aspage() for page in file.pages)
-        found = [(page, _codec(page)) for page in pages if page.is_tiled]
-        return [
-            TiledLevel(
-                page.imagewidth,
-                page.imagelength,
-                page.tilewidth,
-                page.tilelength,
-                page.dataoffsets,
-                page.databytecounts,
-                codec,
-            )
-            for page, codec in found
-            if codec is not None
-        ]
-
-
-def _codec(page: "tifffile.TiffPage") -> Codec | None:
-    import imagecodecs
-
-    plain = page.samplesperpixel == CHANNELS and page.bitspersample == 8 and page.planarconfig == 1
-    if not plain:
-        return None
-    if page.compression == APERIO_JPEG2000_RGB:
-        return imagecodecs.jpeg2k_decode
-    if page.compression == JPEG and page.photometric in (RGB, YCBCR):
-        # Files that say RGB hold JPEG data without a colour transform and do not mark it.
-        stored = RGB if page.photometric == RGB and not page.is_jfif else None
-        codec = partial(
-            imagecodecs.jpeg8_decode, tables=page.jpegtables, colorspace=stored, outcolorspace=RGB
-        )
-        return partial(_decode_restarted, codec, page.jpegheader) if page.jpegheader else codec
-    if page.compression in LOSSLESS and page.photometric == RGB:
-        return partial(_decode_lossless, page)
-    return None
-
-
-def _decode_restarted(codec: Codec, header: bytes, data: memoryview, out: Pixels) -> None:
-    """Decode what lies between two restart markers of a JPEG as a JPEG of its own."""
-    codec(b"".join((header, data, END_OF_IMAGE)), out=out)
-
-
-def _decode_lossless(page: "tifffile.TiffPage", data: memoryview, out: Pixels) -> None:
-    tile, _, _ = page.decode(bytes(data), 0, _fullsize=True)
-    if tile is None or tile.shape[1:] != out.shape:
-        raise ValueError("the tile is not of the announced size")
-    np.copyto(out, tile[0])
+class LostEndError(TileError):
+    """A compressed tile that lost its end: no reader shows what was in it."""
 
 
 def read_squares(
@@ -343,6 +246,7 @@ class _Decoder:
         self._local = threading.local()
         self._shape = (level.tile_height, level.tile_width * CHANNELS)
 
+    @watched
     def decode(self, tiles: list[_Tile]) -> None:
         """Neighbouring compressed tiles, into the squares that they feed."""
         for (index, pieces), data in zip(tiles, self._read([t[0] for t in tiles]), strict=True):
@@ -379,12 +283,14 @@ class _Decoder:
         return [data[offset - start :][:count] if count else data[:0] for offset, count in spans]
 
     def _decode_into(self, tile: int, data: memoryview, out: Pixels) -> None:
+        row, column = divmod(tile, self._level.columns)
+        x, y = column * self._level.tile_width, row * self._level.tile_height
+        if self._level.has_end_marker and not is_ended(data):
+            raise LostEndError(x, y, "the compressed tile has lost its end")
         try:
             self._level.decode(data, out=out.reshape(len(out), -1, CHANNELS))
         # Every codec has exceptions of its own, and NumPy's when the size is not as announced.
         except (RuntimeError, ValueError) as error:
-            row, column = divmod(tile, self._level.columns)
-            x, y = column * self._level.tile_width, row * self._level.tile_height
             raise TileError(x, y, str(error)) from None
 
     def _scratch(self) -> Pixels:

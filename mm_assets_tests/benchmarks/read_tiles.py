@@ -25,8 +25,9 @@ from pathlib import Path
 import numpy as np
 import openslide
 
+from mm_assets.wsi.levels import TiledLevel, tiled_levels
 from mm_assets.wsi.slide import open_slide
-from mm_assets.wsi.tiled import TiledLevel, tiled_levels, unaligned
+from mm_assets.wsi.tiled import unaligned
 from mm_assets_tests.benchmarks.mosaic import write_mosaic
 
 Read = Callable[["Grid", int], Iterable[np.ndarray]]
