@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
@@ -122,6 +122,8 @@ def _describe(path: str) -> _RemoteSlide:
             for item in found
             if not item["Key"].endswith("/")
         ]
+    if any(".." in PurePosixPath(part.key).parts for part in objects):
+        raise OSError("a part of it is named '..', which would leave the cache: rename it")
     return _RemoteSlide(bucket, tuple(objects))
 
 
@@ -183,6 +185,9 @@ def _discard(entry: Path) -> bool:
     if handle is None:
         return False
     try:
+        # First by one rename, for a kill must not leave half a slide that looks whole.
+        with suppress(FileNotFoundError):
+            (entry / _WHOLE).rename(entry / _FETCH / _WHOLE)
         shutil.rmtree(entry)
     finally:
         os.close(handle)

@@ -3,26 +3,28 @@
     python -m mm_assets_tests.benchmarks.scale --counts 100 300 1000
 
 Small slides go through `mm materialize` with Dagster's storage on a PostgreSQL server of its own.
-Overhead is the CPU time of the command and its children less that of the same work on the same
-slides in a bare loop; the server's CPU time is counted apart. Start-up and loading of libraries
-are part of the overhead.
+Overhead is the CPU time of the command and its children less what the stages' workers used
+themselves; the server's CPU time is counted apart. Start-up and loading of libraries are part of
+the overhead.
 """
 
 import argparse
 import json
-import logging
+import os
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+from mm_assets import cli
 from mm_assets_tests.cohorts import paint_slide, patient_ids, slide_name, write_tables, write_yaml
 from mm_assets_tests.daemon import environment
 from mm_assets_tests.postgres import Postgres, running_postgres
@@ -34,6 +36,8 @@ STAGES = {
 }
 IMAGING = {"mpp": 1.0, "weights": "random:0"}  # one tile and one region of a small slide
 DIFFERENT = 8
+LEDGER = "MM_SCALE_LEDGER"
+NAME = "mm_assets_tests.benchmarks.scale"
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Cost:
     again
         CPU of the same command when there is nothing left to do.
     science
-        CPU of the work itself.
+        CPU of the stages' workers.
     server
         CPU of PostgreSQL during the first command.
     wall
@@ -96,46 +100,62 @@ def measure(slides: int, stages: Sequence[str]) -> Cost:
         yaml = make_small_cohort(folder / "cohorts" / "small", slides)
         postgres.configure(home / "dagster")
         variables = environment(home, yaml.parent.parent)
-        command = [sys.executable, "-m", "mm_assets", "materialize", str(yaml)]
+        ledger = folder / "ledger"
+        variables[LEDGER] = str(ledger)
+        command = [sys.executable, "-m", NAME, "materialize", str(yaml)]
         command += [option for stage in stages for option in ("--select", stage)]
         start, before = time.monotonic(), postgres.cpu_seconds()
         first = _cpu_seconds(command, variables)
         wall, server = time.monotonic() - start, postgres.cpu_seconds() - before
+        science = sum(map(float, ledger.read_text().split()))
         again = _cpu_seconds(command, variables)
         assert_whole(postgres, slides, stages)
-        bare = [sys.executable, "-m", __spec__.name, "--bare", str(yaml), "--stages", *stages]
-        elsewhere = {**variables, "MM_HOME": str(folder / "bare")}
-        science = float(subprocess.check_output(bare, env=elsewhere, text=True))
     assets = sum(len(STAGES[stage]) for stage in stages)
     return Cost(slides, assets, first, again, science, server, wall)
 
 
-def bare_loop(yaml: str, stages: Sequence[str]) -> float:
-    """CPU seconds of the stages' work on every slide, without receipts, runs and events."""
-    from mm_assets.assets.graph import cohort_stages
-    from mm_assets.assets.slides import manifest_rows
-    from mm_assets.assets.stage import Job, SlideStage, TwoSteps
-    from mm_assets.cli import workspace
-    from mm_assets.resources.store import Provenance
+def count_work(ledger: Path) -> None:
+    """Let every stage's worker, in this process, note its CPU seconds in a file at its end."""
+    from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, TwoSteps, Workspace
 
-    space = workspace(yaml)
-    slides = list(manifest_rows(space.config))
-    spent = 0.0
-    for stage in cohort_stages(space.config):
-        if stage.name not in stages or not isinstance(stage, SlideStage):
-            continue
-        with stage.worker(space) as worker:
-            start = time.process_time()
-            for slide in slides:
-                provenance = {asset: Provenance(asset, slide, "1") for asset in stage.outputs}
-                job = Job(space, slide, provenance, {}, "")
-                with ExitStack() as stack:
-                    if isinstance(worker, TwoSteps):
-                        stack.enter_context(worker.prepare(job))()
-                    else:
-                        worker(job)
-            spent += time.process_time() - start
-    return spent
+    make = SlideStage.__init__
+
+    def counted(worker: Callable[[Workspace], AbstractContextManager[SlideWorker]]) -> Any:
+        @contextmanager
+        def opened(space: Workspace) -> Iterator[SlideWorker]:
+            spent: list[float] = []
+
+            def timed(work: Callable[[], Any], clock: Callable[[], float]) -> Any:
+                start = clock()
+                try:
+                    return work()
+                finally:
+                    spent.append(clock() - start)
+
+            with worker(space) as inner:
+                if isinstance(inner, TwoSteps):
+                    # Of the whole process, for decoding and encoding have threads of their own;
+                    # it holds the preparation of the next slide too.
+                    two = inner
+
+                    @contextmanager
+                    def prepare(job: Job) -> Iterator[Callable[[], Mapping[str, Produced]]]:
+                        with two.prepare(job) as compute:
+                            yield lambda: timed(compute, time.process_time)
+
+                    yield TwoSteps(prepare)
+                else:
+                    one = inner
+                    yield lambda job: timed(lambda: one(job), time.thread_time)
+            with ledger.open("a") as lines:
+                lines.write(f"{sum(spent)}\n")
+
+        return opened
+
+    def counting(self: SlideStage, *, worker: Any, **fields: Any) -> None:
+        make(self, worker=counted(worker), **fields)
+
+    SlideStage.__init__ = counting  # type: ignore[method-assign]
 
 
 def growth(costs: Sequence[Cost]) -> float:
@@ -182,12 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--bare", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.bare:
-        logging.disable()
-        print(bare_loop(chosen.bare, chosen.stages))
-        return
     costs = []
     for count in sorted(chosen.counts):
         costs.append(measure(count, chosen.stages))
@@ -202,5 +217,12 @@ def main() -> None:
         print(f"an added slide costs {growth(costs):.2f} times as much in the largest cohort")
 
 
+# Here, for the module is also what a process started for the work imports first.
+if LEDGER in os.environ:
+    count_work(Path(os.environ[LEDGER]))
+
 if __name__ == "__main__":
-    main()
+    if LEDGER in os.environ:
+        cli.main()
+    else:
+        main()

@@ -174,6 +174,25 @@ def test_a_kill_while_fetching_leaves_no_slide(
     assert not list(tmp_path.glob("*/fetch/*"))
 
 
+def test_a_kill_while_removing_leaves_no_half_slide(
+    slow: SlowS3, upload: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = upload("a.svs")
+    _use("a.svs", tmp_path)
+
+    def killed(folder: Path) -> None:
+        next(folder.rglob("a.svs")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setenv("MM_SLIDE_CACHE_GB", "0")
+        patch.setattr("mm_assets.cohort.cache.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _use("a.svs", tmp_path)
+    assert not _kept(tmp_path)
+    assert _use("a.svs", tmp_path) == body
+
+
 def test_an_object_that_changes_meanwhile_is_refused(
     slow: SlowS3, upload: Callable[..., bytes], tmp_path: Path
 ) -> None:
