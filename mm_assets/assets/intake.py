@@ -8,7 +8,7 @@ import dagster as dg
 import pandas as pd
 
 from mm_assets.assets.partitions import is_quarantine
-from mm_assets.assets.slides import slide_cache, slide_sources, slide_stage
+from mm_assets.assets.slides import named_by_id, slide_cache, slide_sources, slide_stage
 from mm_assets.assets.stage import Workspace, asset_key, slide_partitions
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.cohort.problems import Problem
@@ -99,10 +99,13 @@ def _quarantined(workspace: Workspace) -> dict[str, str]:
             if slide in sources and is_quarantine(receipt):
                 reasons[slide] = receipt.reason
     slide_receipts = workspace.receipts.read_all(config.cohort, "slide")
+    made_by = {slide: slide_receipts[slide].provenance for slide in reasons}
+    parameters = slide_stage(config).parameters
     return {
         slide: reason
         for slide, reason in reasons.items()
-        if slide_receipts[slide].provenance.inputs["source"] == sources[slide]
+        if made_by[slide].inputs["source"] == sources[slide]
+        and made_by[slide].parameters == parameters
     }
 
 
@@ -115,7 +118,9 @@ def _judge(workspace: Workspace, rows: pd.DataFrame) -> _Verdicts:
 
     def judge(slide: str, path: str, mpp: float) -> None:
         try:
-            inspect_slide(localize(path, slide_cache()), mpp)
+            local = localize(path, slide_cache())
+            with named_by_id(workspace.config, slide, local):
+                inspect_slide(local, mpp)
         except SlideError as error:
             verdicts.refused[slide] = str(error)
         except OSError as error:
@@ -130,8 +135,9 @@ def _judge(workspace: Workspace, rows: pd.DataFrame) -> _Verdicts:
 
 
 def _refusal(config: CohortConfig, slide: str, source: dict[str, str], reason: str) -> Receipt:
+    stage = slide_stage(config)
     provenance = Provenance(
-        "slide", slide, slide_stage(config).code_version, {}, {"source": source}
+        "slide", slide, stage.code_version, dict(stage.parameters), {"source": source}
     )
     return Receipt(
         cohort=config.cohort,

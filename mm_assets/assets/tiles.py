@@ -41,7 +41,7 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
     def work(job: Job) -> Mapping[str, Produced]:
         store = job.workspace.store
         mask, downsample = read_mask(job)
-        with open_local_slide(rows[job.name]) as slide:
+        with open_local_slide(job, rows[job.name]) as slide:
             plan = plan_tiles(
                 slide.width,
                 slide.height,
