@@ -10,7 +10,7 @@ import pandas as pd
 
 from mm_assets.assets.isolation import Loss, Report, run_isolated
 from mm_assets.assets.partitions import is_quarantine
-from mm_assets.assets.slides import slide_cache, slide_sources, slide_stage
+from mm_assets.assets.slides import named_by_id, slide_cache, slide_sources, slide_stage
 from mm_assets.assets.stage import Workspace, asset_key, slide_partitions
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.cohort.problems import Problem
@@ -102,10 +102,13 @@ def _quarantined(workspace: Workspace) -> dict[str, str]:
             if slide in sources and is_quarantine(receipt):
                 reasons[slide] = receipt.reason
     slide_receipts = workspace.receipts.read_all(config.cohort, "slide")
+    made_by = {slide: slide_receipts[slide].provenance for slide in reasons}
+    parameters = slide_stage(config).parameters
     return {
         slide: reason
         for slide, reason in reasons.items()
-        if slide_receipts[slide].provenance.inputs["source"] == sources[slide]
+        if made_by[slide].inputs["source"] == sources[slide]
+        and made_by[slide].parameters == parameters
     }
 
 
@@ -118,7 +121,7 @@ def _judge(workspace: Workspace, rows: pd.DataFrame) -> _Verdicts:
     files = dict(zip(rows["slide_id"], zip(rows["path"], rows["mpp"], strict=True), strict=True))
     compute = stage.compute.overridden(config.compute.get(stage.name))
     found: dict[str, Loss | None] = {}
-    work, log = partial(_inspect, files), workspace.log
+    work, log = partial(_inspect, config, files), workspace.log
     found |= run_isolated(work, list(files), found.__setitem__, log, compute.memory_gib)
     bad = {slide: loss for slide, loss in found.items() if loss}
     verdicts = _Verdicts(
@@ -131,7 +134,12 @@ def _judge(workspace: Workspace, rows: pd.DataFrame) -> _Verdicts:
     return verdicts
 
 
-def _inspect(files: Mapping[str, tuple[str, float]], slides: Sequence[str], report: Report) -> None:
+def _inspect(
+    config: CohortConfig,
+    files: Mapping[str, tuple[str, float]],
+    slides: Sequence[str],
+    report: Report,
+) -> None:
     """Open and check slides, in a child process; the outcome is what is wrong, or None."""
     from mm_assets.cohort.cache import local_slide
     from mm_assets.wsi.slide import inspect_slide
@@ -140,7 +148,7 @@ def _inspect(files: Mapping[str, tuple[str, float]], slides: Sequence[str], repo
         path, mpp = files[slide]
         report.started(slide)
         try:
-            with local_slide(path, slide_cache()) as local:
+            with local_slide(path, slide_cache()) as local, named_by_id(config, slide, local):
                 inspect_slide(local, mpp)
         except Exception as error:
             expected = isinstance(error, SlideError | OSError)
@@ -154,8 +162,9 @@ def _inspect(files: Mapping[str, tuple[str, float]], slides: Sequence[str], repo
 
 
 def _refusal(config: CohortConfig, slide: str, source: dict[str, str], reason: str) -> Receipt:
+    stage = slide_stage(config)
     provenance = Provenance(
-        "slide", slide, slide_stage(config).code_version, {}, {"source": source}
+        "slide", slide, stage.code_version, dict(stage.parameters), {"source": source}
     )
     return Receipt(
         cohort=config.cohort,

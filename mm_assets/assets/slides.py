@@ -14,6 +14,7 @@ import dagster as dg
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
 from mm_assets.cohort.config import CohortConfig, mm_home
+from mm_assets.wsi.errors import SlideError
 
 if TYPE_CHECKING:
     from mm_assets.wsi.slide import Slide
@@ -61,6 +62,7 @@ def slide_sources(config: CohortConfig) -> dict[str, dict[str, str]]:
 
 def slide_stage(config: CohortConfig) -> SlideStage:
     """`slide`: the file is opened, checked and digested; de-identified facts are kept."""
+    assert config.slides is not None
     return SlideStage(
         outputs=("slide",),
         upstream=(),
@@ -70,6 +72,8 @@ def slide_stage(config: CohortConfig) -> SlideStage:
         "Label, macro image and identifying header fields never leave the file.",
         kinds=frozenset({"openslide"}),
         compute=Compute(cpu=1, memory_gib=2, chunk=500),
+        # Slides of cohorts that keep the default stay valid.
+        parameters=config.slides.model_dump(include={"deidentify"}, exclude_defaults=True),
         sources=slide_sources,
         slides_at_once=2,
         on_refresh=False,
@@ -81,37 +85,81 @@ def slide_stage(config: CohortConfig) -> SlideStage:
 @contextmanager
 def _slide_worker(workspace: Workspace) -> Iterator[SlideWorker]:
     from mm_assets.cohort.cache import local_slide
+    from mm_assets.wsi.findings import identifying_findings
     from mm_assets.wsi.slide import inspect_slide, slide_digest
 
+    assert workspace.config.slides is not None
     rows = manifest_rows(workspace.config)
+    copied = workspace.config.slides.deidentify == "copy"
 
     def work(job: Job) -> Mapping[str, Produced]:
         row = rows[job.name]
-        with local_slide(row.path, slide_cache()) as path:
-            facts = inspect_slide(path, row.mpp)
-            sha256 = slide_digest(path)
-        record = {**asdict(facts), "patient_id": row.patient_id, "sha256": sha256}
-        digest = job.workspace.store.write_bytes(
+        with (
+            local_slide(row.path, slide_cache()) as path,
+            named_by_id(workspace.config, job.name, path),
+        ):
+            return {"slide": make(job, row, path)}
+
+    def make(job: Job, row: ManifestRow, path: Path) -> Produced:
+        facts = inspect_slide(path, row.mpp)
+        record = {**asdict(facts), "patient_id": row.patient_id, "sha256": slide_digest(path)}
+        shown = {key: record[key] for key in _SHOWN_FACTS}
+        shown["identifying_findings"] = len(identifying_findings(path))
+        outputs = {}
+        if copied:
+            outputs = _write_copy(job, path, facts.vendor, row.patient_id)
+            record["copy_sha256"] = next(iter(outputs.values())).removeprefix("sha256:")
+            shown["identifying_findings_in_copy"] = 0
+        outputs["json"] = job.workspace.store.write_bytes(
             job.ref("slide", "json"),
             json.dumps(record, sort_keys=True).encode(),
             job.provenance["slide"],
         )
-        shown = {key: record[key] for key in _SHOWN_FACTS}
         if facts.mpp_note:
             job.workspace.log.warning(f"{job.name}: {facts.mpp_note}")
             shown["mpp_note"] = facts.mpp_note
-        return {"slide": Produced({"json": digest}, shown)}
+        return Produced(outputs, shown)
 
     yield work
 
 
 @contextmanager
-def open_local_slide(row: ManifestRow) -> "Iterator[Slide]":
-    """The slide of a manifest row opened for reading, copied to the cache first if remote."""
+def named_by_id(config: CohortConfig, slide: str, path: Path) -> Iterator[None]:
+    """Errors about slides that are rewritten call them by their id: a file's name may identify."""
+    try:
+        yield
+    except SlideError as error:
+        if config.slides is None or config.slides.deidentify == "none":
+            raise
+        raise SlideError(str(error).replace(path.name, slide)) from None
+
+
+def _write_copy(job: Job, path: Path, vendor: str, patient: str) -> dict[str, str]:
+    """The slide without what identifies, in the store; extension -> digest."""
+    from mm_assets.wsi.deidentify import copy_extension, deidentify_slide
+
+    extension = copy_extension(vendor)
+    names = {path.stem, patient} - {job.name}
+    digest = job.workspace.store.write_file(
+        job.ref("slide", extension), lambda target: deidentify_slide(path, target, names)
+    )
+    return {extension: digest}
+
+
+@contextmanager
+def open_local_slide(job: Job, row: ManifestRow) -> "Iterator[Slide]":
+    """The job's slide opened for reading: its copy in the store if it has one, else its file.
+
+    What lies in an object store is copied to the cache first.
+    """
     from mm_assets.cohort.cache import local_slide
     from mm_assets.wsi.slide import open_slide
 
-    with local_slide(row.path, slide_cache()) as path, open_slide(path, row.mpp) as slide:
+    copies = set(job.upstream["slide"][job.name].outputs) - {"json"}
+    path = row.path
+    for extension in copies:
+        path = job.workspace.store.address(job.ref("slide", extension))
+    with local_slide(path, slide_cache()) as local, open_slide(local, row.mpp) as slide:
         yield slide
 
 
@@ -139,7 +187,7 @@ def _tissue_worker(workspace: Workspace) -> Iterator[SlideWorker]:
     rows = manifest_rows(workspace.config)
 
     def work(job: Job) -> Mapping[str, Produced]:
-        with open_local_slide(rows[job.name]) as slide:
+        with open_local_slide(job, rows[job.name]) as slide:
             tissue = find_tissue(slide)
         outline = tissue_outline_png(tissue)
         parts = {

@@ -66,7 +66,7 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
     @contextmanager
     def prepare(job: Job) -> Iterator[Callable[[], Mapping[str, Produced]]]:
         mask, downsample = read_mask(job)
-        with open_local_slide(rows[job.name]) as slide:
+        with open_local_slide(job, rows[job.name]) as slide:
             plan = plan_tiles(
                 slide.width,
                 slide.height,

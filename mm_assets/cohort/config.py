@@ -34,6 +34,13 @@ class SlidesConfig(_Strict):
         description="Without a manifest: the first matching group of the file stem is the patient.",
     )
 
+    deidentify: Literal["none", "copy"] = Field(
+        "none",
+        description="`copy`: SVS and generic TIFF slides are rewritten into the store without "
+        "label, macro image and identifying header fields, later stages read only the copy, and "
+        "slides of other formats are refused. `none`: slides are read where they are.",
+    )
+
     @field_validator("patient_pattern")
     @classmethod
     def _compiles(cls, pattern: str) -> str:

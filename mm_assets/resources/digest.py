@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,12 @@ def canonical_json(value: object) -> bytes:
 def bytes_digest(data: bytes) -> str:
     """``sha256:<hex>`` of raw bytes."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def file_digest(path: Path) -> str:
+    """``sha256:<hex>`` of a file's bytes, equal to `bytes_digest` of them."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def table_digest(table: pa.Table) -> str:

@@ -13,11 +13,12 @@ import json
 import mimetypes
 import os
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
@@ -29,12 +30,14 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from mm_assets.cohort.sources import s3_filesystem
-from mm_assets.resources.digest import bytes_digest, canonical_json, table_digest
+from mm_assets.resources.digest import bytes_digest, canonical_json, file_digest, table_digest
+from mm_assets.resources.provenance import JSON as JSON
+from mm_assets.resources.provenance import Provenance as Provenance
+from mm_assets.resources.upload import upload_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-JSON: TypeAlias = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
 Sink: TypeAlias = IO[bytes] | pa.NativeFile
 
 METADATA_KEY = b"mm_assets"
@@ -55,50 +58,6 @@ class StoreFullError(StoreError):
 
 class MissingArtefact(StoreError):
     """The artefact is not in the store."""
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What made an artefact.
-
-    Attributes
-    ----------
-    asset, name
-        The asset and the slide id, or ``cohort``.
-    code_version
-        Version of the code that computes the asset.
-    parameters
-        Everything configurable that influences the result, JSON values only.
-    inputs
-        Upstream asset -> slide id or ``cohort`` -> digest of what was read.
-    """
-
-    asset: str
-    name: str
-    code_version: str
-    parameters: dict[str, JSON] = field(default_factory=dict)
-    inputs: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        # Tuples and NumPy-free numbers become what JSON makes of them, so a round trip is equal.
-        for attribute in ("parameters", "inputs"):
-            plain = json.loads(canonical_json(getattr(self, attribute)))
-            object.__setattr__(self, attribute, plain)
-
-    def fingerprint(self) -> str:
-        """``sha256:<hex>`` over asset, code version, parameters and inputs (not the name)."""
-        return bytes_digest(
-            canonical_json([self.asset, self.code_version, self.parameters, self.inputs])
-        )
-
-    def to_json(self) -> str:
-        """Canonical JSON text."""
-        return canonical_json(asdict(self)).decode()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Provenance:
-        """Inverse of `to_json`."""
-        return cls(**json.loads(text))
 
 
 @dataclass(frozen=True)
@@ -186,6 +145,22 @@ class ArtefactStore(dg.ConfigurableResource):
         self.put(ref.key, data)
         return digest
 
+    def write_file(self, ref: ArtefactRef, make: Callable[[Path], Any]) -> str:
+        """Let `make` write a file of any size to a path; return the digest of its bytes.
+
+        Nothing is published when `make` raises. The file has no provenance of its own: write an
+        artefact that has one beside it.
+        """
+        with self._explained(ref.key, "write"), self._draft(ref.key) as draft:
+            make(draft)
+            digest = file_digest(draft)
+            if self._is_local:
+                _synchronise(draft)
+                os.replace(draft, self._path(ref.key))
+            else:
+                upload_file(draft, self._path(ref.key), self._filesystem.region)
+        return digest
+
     def read_arrow(self, ref: ArtefactRef) -> pa.Table:
         """Arrow table; memory-mapped without a copy where the store is a local folder."""
         with self._opened(ref.key) as source:
@@ -220,6 +195,11 @@ class ArtefactStore(dg.ConfigurableResource):
         """Remove the artefact and its provenance; nothing happens when it is not there."""
         for key in (ref.key, _provenance_key(ref)):
             self.remove(key)
+
+    def address(self, ref: ArtefactRef) -> str:
+        """Absolute path or ``s3://`` address of the artefact, whether or not it exists."""
+        path = self._path(ref.key)
+        return path if self._is_local else f"s3://{path}"
 
     def local_path(self, ref: ArtefactRef) -> Path | None:
         """File of the artefact, whether or not it exists; None on S3."""
@@ -330,11 +310,7 @@ class ArtefactStore(dg.ConfigurableResource):
     def _publish_file(
         self, key: str, write: Callable[[Sink], Any], verify: Callable[[Path], bool]
     ) -> None:
-        final = Path(self._path(key))
-        # Short and in the same folder: the longest slide id still fits, and renaming is atomic.
-        temporary = final.parent / f".{uuid.uuid4().hex}{_TEMPORARY}"
-        final.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with self._draft(key) as temporary:
             with open(temporary, "wb") as sink:
                 write(sink)
                 sink.flush()
@@ -342,9 +318,19 @@ class ArtefactStore(dg.ConfigurableResource):
                 os.fsync(sink.fileno())
             if temporary.stat().st_size != length or not verify(temporary):
                 raise StoreError(f"{key}: the file read back differs from what was written")
-            os.replace(temporary, final)
+            os.replace(temporary, self._path(key))
+
+    @contextmanager
+    def _draft(self, key: str) -> Iterator[Path]:
+        """Path of a local file that is gone afterwards, unless it was renamed."""
+        # Short and in the same folder: the longest slide id still fits, and renaming is atomic.
+        folder = Path(self._path(key)).parent if self._is_local else Path(tempfile.gettempdir())
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f".{uuid.uuid4().hex}{_TEMPORARY}"
+        try:
+            yield draft
         finally:
-            temporary.unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
 
     def _publish_object(self, key: str, write: Callable[[Sink], Any]) -> None:
         buffer = pa.BufferOutputStream()
@@ -379,6 +365,11 @@ def _stamped(table: pa.Table, provenance: Provenance) -> pa.Table:
 
 def _open_arrow(source: pa.NativeFile) -> pa.Table:
     return pa.ipc.open_file(source).read_all()
+
+
+def _synchronise(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _provenance_key(ref: ArtefactRef) -> str:

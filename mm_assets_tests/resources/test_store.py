@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mm_assets.cohort.sources import localize
 from mm_assets.resources.digest import bytes_digest, table_digest
 from mm_assets.resources.store import (
     ArtefactRef,
@@ -67,6 +69,28 @@ class TestArtefactStore:
         assert store.read_bytes(REPORT) == b"<p>1</p>"
         assert store.provenance(REPORT) == MADE
 
+    def test_a_file_appears_when_it_is_whole(
+        self, store: ArtefactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        drafts = tmp_path / "drafts"
+        drafts.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(drafts))
+        data = np.random.default_rng(0).bytes(9 << 20)  # more than one part of an upload
+        assert store.write_file(REPORT, lambda path: path.write_bytes(data)) == bytes_digest(data)
+        assert store.read_bytes(REPORT) == data
+        assert localize(store.address(REPORT), tmp_path / "cache").read_bytes() == data
+
+        def interrupted(path: Path) -> None:
+            path.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            store.write_file(ARROW, interrupted)
+        assert not store.exists(ARROW)
+        assert not list(drafts.iterdir())
+        local = store.local_path(ARROW)
+        assert local is None or not list(local.parent.iterdir())
+
     def test_provenance_of_other_bytes_is_not_believed(self, store: ArtefactStore):
         store.write_bytes(REPORT, b"old", MADE)
         store.put(REPORT.key, b"new")
@@ -120,6 +144,9 @@ class TestArtefactStore:
 
 class TestS3:
     def test_no_such_bucket(self, s3_environment: str):
+        store = ArtefactStore(uri="s3://absent-bucket/x")
+        with pytest.raises(StoreError, match=r"cannot write it in s3://absent-bucket/x"):
+            store.write_file(REPORT, lambda path: path.write_bytes(b"<p>"))
         with pytest.raises(StoreError, match=r"a/b.json: cannot write it in s3://absent-bucket/x"):
             ArtefactStore(uri="s3://absent-bucket/x").put("a/b.json", b"{}")
 
