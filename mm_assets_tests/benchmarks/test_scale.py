@@ -25,6 +25,5 @@ def test_events_of_a_small_cohort_on_postgresql(home: Path, tmp_path: Path) -> N
 @pytest.mark.timeout(7200)
 def test_a_thousand_slides() -> None:
     costs = [measure(count, ["slide", "tissue"]) for count in (100, 300, 1000)]
-    assert costs[-1].overhead_ms < GOAL_MS, costs
-    assert costs[-1].command / 1000 < 1.2 * costs[0].command / 100, costs
-    assert growth(costs) < 1.3, costs
+    assert costs[-1].overhead_ms + costs[-1].server_ms < GOAL_MS, costs
+    assert growth(costs) < 1.5, costs  # quadratic would be 10

@@ -144,7 +144,7 @@ def test_threads_and_processes_fetch_a_slide_once(
     slow: SlowS3, upload: Callable[..., bytes], tmp_path: Path
 ) -> None:
     body = upload("a.svs")
-    slow.seconds = 4.0
+    slow.seconds = 2.0
     processes = [_start("a.svs", tmp_path) for _ in range(2)]
     with ThreadPoolExecutor(3) as pool:
         assert set(pool.map(lambda _: _use("a.svs", tmp_path), range(3))) == {body}
