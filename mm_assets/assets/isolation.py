@@ -14,7 +14,7 @@ import pickle
 import signal
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -28,8 +28,10 @@ HANG_SECONDS = 30.0
 POLL_SECONDS = 0.2
 JOIN_SECONDS = 10.0
 
-# Never a fork: Dagster's processes have threads.
-_CONTEXT = multiprocessing.get_context("spawn")
+# Never a fork of this process: Dagster's have threads. Children are forked off a process that has
+# imported Dagster and nothing else, which takes each of them some seconds otherwise.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["mm_assets.assets.partitions"])
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -137,7 +139,8 @@ class _Child:
         receiver, sender = _CONTEXT.Pipe(duplex=False)
         decoding = _CONTEXT.RawValue("d", 0.0)
         process = _CONTEXT.Process(
-            target=_main, args=(sender, decoding, self.work, list(self.slides))
+            target=_main,
+            args=(sender, decoding, dict(os.environ), self.work, list(self.slides)),
         )
         process.start()
         sender.close()  # so that the child's end is the only one, and its death ends the pipe
@@ -261,9 +264,18 @@ class _Pipe:
         self.send("warning", msg)
 
 
-def _main(connection: Connection, decoding: Any, work: Work, slides: list[str]) -> None:
+def _main(
+    connection: Connection,
+    decoding: Any,
+    environment: Mapping[str, str],
+    work: Work,
+    slides: list[str],
+) -> None:
     from mm_assets.wsi.watch import report_to
 
+    # That of the forking process is as old as the first child.
+    os.environ.clear()
+    os.environ.update(environment)
     # Ctrl-C reaches the whole group: the parent decides, and ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
