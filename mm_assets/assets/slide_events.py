@@ -22,11 +22,12 @@ def single_slide_events(
     if outcome.state not in ("done", "reused"):
         raise dg.Failure(f"{outcome.slide}: {outcome.reason}", allow_retries=False)
     for asset in assets:
+        key = asset_key(cohort, asset)
         yield dg.MaterializeResult(
-            asset_key=asset_key(cohort, asset),
+            asset_key=key,
             data_version=dg.DataVersion(outcome.receipts[asset].digest),
             metadata=_slide_metadata(outcome, asset),
-            check_results=[dg.AssetCheckResult(check_name=SLIDE_OK, passed=True)],
+            check_results=[dg.AssetCheckResult(asset_key=key, check_name=SLIDE_OK, passed=True)],
         )
 
 

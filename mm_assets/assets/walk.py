@@ -138,17 +138,29 @@ class Walk:
         order = self.instance.get_dynamic_partitions(slide_partitions(config.cohort).name or "")
         crash = ""
         for first, last in contiguous_ranges(pending, order, compute.chunk):
-            crash = self._execute(stage, range_tags(first, last)) or crash
+            failure = self._execute(stage, range_tags(first, last))
+            covered = order[order.index(first) : order.index(last) + 1]
+            if failure and self._crashed(stage, covered):
+                crash = failure
+                break
         # What an earlier, killed run had finished but not reported.
         repair_stage(stage, self.workspace, self.instance, keys, compare_versions=False)
         receipts = self.workspace.receipts.read_many(config.cohort, stage.name, pending)
         bad = {s: r.reason for s, r in receipts.items() if r.state == "failed"}
         faults = {s: why for s, why in bad.items() if not is_quarantine(receipts[s])}
-        if crash and (not bad or len(receipts) < len(pending)):
+        if crash:
             faults[stage.name] = crash
             self._failed.update(stage.outputs)
         made = len(receipts) - len(bad)
         return StageResult(stage.name, made, len(keys), faults)
+
+    def _crashed(self, stage: SlideStage, slides: Sequence[str]) -> bool:
+        """Whether a run failed by itself: no receipt of its slides says why."""
+        receipts = self.workspace.receipts.read_many(
+            self.workspace.config.cohort, stage.name, slides
+        )
+        none_failed = all(receipt.state == "done" for receipt in receipts.values())
+        return none_failed or len(receipts) < len(slides)
 
     def _execute(self, stage: SlideStage | CohortStage, tags: dict[str, str]) -> str:
         """Run one stage; the reason when it failed, else nothing."""

@@ -72,13 +72,16 @@ def give_up(slides: Sequence[str], report: "Report") -> None:
 
 @contextmanager
 def faulty_worker(workspace: "Workspace") -> "Iterator[SlideWorker]":
-    """A stage's worker that writes one small file a slide."""
+    """A stage's worker that writes a small file for each asset of a slide."""
     from mm_assets.assets.stage import Produced
 
     def one(job: "Job") -> "Mapping[str, Produced]":
         decode(job.name)
-        ref = job.ref("faulty", "txt")
-        digest = job.workspace.store.write_bytes(ref, b"done", job.provenance["faulty"])
-        return {"faulty": Produced({"txt": digest})}
+        store = job.workspace.store
+        digests = {
+            asset: store.write_bytes(job.ref(asset, "txt"), b"done", provenance)
+            for asset, provenance in job.provenance.items()
+        }
+        return {asset: Produced({"txt": digest}) for asset, digest in digests.items()}
 
     yield one

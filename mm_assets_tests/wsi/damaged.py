@@ -430,9 +430,9 @@ def corpus() -> dict[str, tuple[str, Damage]]:
     for base, where, seeds in (
         ("jpeg.tiff", "directory", 60),
         ("jpeg.tiff", "tables", 25),
-        ("jpeg.tiff", "tiles", 40),
+        ("jpeg.tiff", "tiles", 25),
         ("j2k.svs", "directory", 30),
-        ("j2k.svs", "tiles", 40),
+        ("j2k.svs", "tiles", 15),
         ("deflate.tiff", "directory", 15),
         ("deflate.tiff", "tiles", 20),
     ):
