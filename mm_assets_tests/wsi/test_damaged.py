@@ -14,6 +14,7 @@ from mm_assets_tests.wsi.damaged import (
     corpus,
     jpeg2000_of_true_size,
     make,
+    truncated,
     with_tile,
     zeroed_tile,
 )
@@ -94,3 +95,13 @@ def test_jpeg_2000_of_another_size_is_not_decoded(
     monkeypatch.setattr(imagecodecs, "jpeg2k_decode", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(TileError, match="not of 256 x 256 px"):
         squares(path)
+
+
+@pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "TCGA-CR-7395-01A-01-TS1.svs"])
+def test_real_slides_cut_short(shared_data: Path, tmp_path: Path, name: str) -> None:
+    data = (shared_data / "slides" / name).read_bytes()
+    path = tmp_path / name
+    for percent in (1, 25, 50, 75, 90, 99):
+        path.write_bytes(truncated(percent)(data))
+        with pytest.raises(SlideError, match="truncated"):
+            inspect_slide(path, 0.5)
