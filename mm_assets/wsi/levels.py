@@ -95,7 +95,7 @@ def _codec(page: "tifffile.TiffPage") -> Codec | None:
     if not plain:
         return None
     if page.compression == APERIO_JPEG2000_RGB:
-        return _decode_jpeg2000
+        return decode_jpeg2000
     if page.compression == JPEG and page.photometric in (RGB, YCBCR):
         # Files that say RGB hold JPEG data without a colour transform and do not mark it.
         stored = RGB if page.photometric == RGB and not page.is_jfif else None
@@ -108,7 +108,7 @@ def _codec(page: "tifffile.TiffPage") -> Codec | None:
     return None
 
 
-def _decode_jpeg2000(data: memoryview, out: Pixels) -> None:
+def decode_jpeg2000(data: memoryview, out: Pixels) -> None:
     """Refuse another size first: the decoder looks only after decoding what may be gigabytes."""
     import imagecodecs
 
