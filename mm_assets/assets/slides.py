@@ -119,7 +119,7 @@ def tissue_stage(config: CohortConfig) -> SlideStage:
         outputs=("tissue",),
         upstream=("slide",),
         group="imaging",
-        code_version="1",
+        code_version="2",
         description="Tissue polygons (GeoJSON for QuPath), areas in mm², quality measures.",
         kinds=frozenset({"opencv"}),
         compute=Compute(cpu=1, memory_gib=4, chunk=500),
@@ -131,14 +131,15 @@ def tissue_stage(config: CohortConfig) -> SlideStage:
 
 @contextmanager
 def _tissue_worker(workspace: Workspace) -> Iterator[SlideWorker]:
-    from mm_assets.wsi.tissue import find_tissue, tissue_outline_png
+    from mm_assets.wsi.outline import outline_png
+    from mm_assets.wsi.tissue import find_tissue
 
     rows = manifest_rows(workspace.config)
 
     def work(job: Job) -> Mapping[str, Produced]:
         with open_local_slide(rows[job.name]) as slide:
             tissue = find_tissue(slide)
-        outline = tissue_outline_png(tissue)
+        outline = outline_png(tissue.thumbnail, tissue.mask)
         parts = {
             "geojson": json.dumps(tissue.polygons, sort_keys=True).encode(),
             "json": json.dumps(tissue.quality, sort_keys=True).encode(),

@@ -3,26 +3,24 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from mm_assets.wsi.density import Density, Plane
+from mm_assets.wsi.masks import Mask, as_bytes, without_small
 from mm_assets.wsi.slide import Pixels, Slide
 
-Mask = NDArray[np.bool_]
-
 FOCUS_SAMPLES = 24
-FOCUS_PX = 128
+FOCUS_PX = 96
 FOCUS_MPP = 1.0
 BLURRED_BELOW = 0.12
-FOLD_FACTOR = 2.5
-FOLD_LEAST_DENSITY = 1.1
-FOLD_LEAST_PX = 12
+FOLD_NEIGHBOURHOOD_UM = 400.0
+FOLD_FACTOR = 1.6
+FOLD_LEAST_DENSITY = 0.6
+FOLD_MOST_HUE, FOLD_HUE_OFFSET = 1.2, 0.05
+SMALLEST_FOLD_UM2 = 2_000.0
+COARSER = 4
 
 
 def measure_quality(
-    slide: Slide,
-    image: Pixels,
-    density: NDArray[np.float32],
-    mask: Mask,
-    pen: Mask,
-    downsample: int,
+    slide: Slide, density: Density, mask: Mask, pen: Mask, downsample: int
 ) -> dict[str, float]:
     """Figures about the tissue of a slide.
 
@@ -30,8 +28,8 @@ def measure_quality(
     ----------
     slide
         For the focus samples, which need a finer resolution than the overview.
-    image, density
-        The overview at about 8 um a pixel and its optical density, (rows, columns, 3).
+    density
+        Of the overview at about 8 um a pixel.
     mask, pen
         Tissue and marker ink, bool (rows, columns).
     downsample
@@ -41,43 +39,65 @@ def measure_quality(
     -------
     ``tissue_area_mm2``; ``tissue_fraction`` of the slide; ``pen_fraction`` (ink over ink and
     tissue); ``fold_fraction`` of the tissue; ``sharpness`` (median over samples, see `focus`);
-    ``blur_fraction`` (share of samples out of focus); ``mean_saturation`` (HSV, 0 to 1); mean and
-    standard deviation of each channel's optical density.
+    ``blur_fraction`` (share of samples out of focus); ``mean_saturation`` (HSV against the slide's
+    background, 0 to 1); mean and standard deviation of each channel's optical density.
     """
-    tissue = density[mask].astype(np.float64)
+    import cv2
+
     sharpness = focus(slide, mask, downsample)
-    stains = {
-        f"density_{channel}_{name}": float(value)
-        for index, channel in enumerate(("red", "green", "blue"))
-        for name, value in (("mean", tissue[:, index].mean()), ("sd", tissue[:, index].std()))
-    }
+    pixel_um = downsample * slide.mpp
+    tissue_px = int(mask.sum())
+    stains = {}
+    for name, plane in zip(("red", "green", "blue"), density.channels, strict=True):
+        mean, deviation = cv2.meanStdDev(plane, mask=as_bytes(mask))
+        stains[f"density_{name}_mean"] = float(mean[0, 0])
+        stains[f"density_{name}_sd"] = float(deviation[0, 0])
     return {
-        "tissue_area_mm2": float(mask.sum()) * (downsample * slide.mpp / 1000) ** 2,
+        "tissue_area_mm2": tissue_px * (pixel_um / 1000) ** 2,
         "tissue_fraction": float(mask.mean()),
-        "pen_fraction": float(pen.sum() / (pen.sum() + mask.sum())),
-        "fold_fraction": float(find_folds(density, mask)[mask].mean()),
+        "pen_fraction": float(pen.sum() / (pen.sum() + tissue_px)),
+        "fold_fraction": float(find_folds(density, mask, pixel_um).sum() / tissue_px),
         "sharpness": float(np.median(sharpness)),
         "blur_fraction": float(np.mean(sharpness < BLURRED_BELOW)),
-        "mean_saturation": _saturation(image[mask]),
+        "mean_saturation": float(
+            np.mean(1 - np.exp((density.lowest - density.highest)[mask]), dtype=np.float64)
+        ),
         **stains,
     }
 
 
-def find_folds(density: NDArray[np.float32], mask: Mask) -> Mask:
-    """Candidates for folds: pieces of the overview that are far denser than the tissue's median.
+def find_folds(density: Density, mask: Mask, pixel_um: float) -> Mask:
+    """Places that are far denser than the tissue around them, in the same colour.
 
-    Two layers absorb twice (Beer-Lambert), but so does densely cellular tissue at this resolution:
-    the fraction is a reason to look at the slide, and nothing is removed for it.
+    Two layers absorb twice in every channel (Beer-Lambert): the neighbourhood's density grows, its
+    hue stays. Densely cellular tissue is bluer than its surroundings, haematoxylin absorbs red.
+    Layers that grew so, such as keratin's, look like folds: the fraction is a reason to look at
+    the slide, and nothing is removed for it.
     """
     import cv2
 
-    mean = density.mean(axis=2)
-    limit = max(FOLD_FACTOR * float(np.median(mean[mask])), FOLD_LEAST_DENSITY)
-    dark = ((mean > limit) & mask).astype(np.uint8)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(dark)
-    large = stats[:, cv2.CC_STAT_AREA] >= FOLD_LEAST_PX
-    large[0] = False
-    return np.asarray(large[labels], dtype=bool)
+    around, hue_around = _surroundings(density, mask, pixel_um)
+    denser = cv2.medianBlur(density.mean, 3) > np.maximum(FOLD_FACTOR * around, FOLD_LEAST_DENSITY)
+    most_red = (FOLD_MOST_HUE * hue_around + FOLD_HUE_OFFSET) * cv2.medianBlur(density.green, 3)
+    same_hue = cv2.medianBlur(density.red, 3) < most_red
+    return without_small(denser & same_hue & mask, SMALLEST_FOLD_UM2 / pixel_um**2)
+
+
+def _surroundings(density: Density, mask: Mask, pixel_um: float) -> tuple[Plane, Plane]:
+    """Mean density, and red's share of green's, of the tissue within some distance."""
+    import cv2
+
+    edge = round(FOLD_NEIGHBOURHOOD_UM / (COARSER * pixel_um)) | 1
+    weight = mask[::COARSER, ::COARSER].astype(np.float32)
+    count, mean, red, green = (
+        np.maximum(cv2.blur(plane * weight, (edge, edge)), np.float32(1e-6))
+        for plane in (
+            weight,
+            *(p[::COARSER, ::COARSER] for p in (density.mean, density.red, density.green)),
+        )
+    )
+    size = mask.shape[::-1]
+    return cv2.resize(mean / count, size), cv2.resize(red / green, size)
 
 
 def focus(slide: Slide, mask: Mask, downsample: int) -> NDArray[np.float64]:
@@ -101,8 +121,3 @@ def _sharpness(pixels: Pixels) -> float:
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float64)
     finest, coarser = (cv2.GaussianBlur(grey, (0, 0), sigma) for sigma in (1, 4))
     return float((grey - finest).var() / ((finest - coarser).var() + 1))
-
-
-def _saturation(pixels: Pixels) -> float:
-    highest = pixels.max(axis=1).astype(np.float64)
-    return float(np.mean((highest - pixels.min(axis=1)) / np.maximum(highest, 1)))

@@ -15,6 +15,7 @@ import openslide
 
 from mm_assets.wsi.errors import SlideError as SlideError
 from mm_assets.wsi.errors import without_folders
+from mm_assets.wsi.reduced import read_overview, reduced_level, reduction
 from mm_assets.wsi.resolution import MppSource, Resolution, resolve_mpp
 from mm_assets.wsi.tiff import find_truncation, is_tiff
 from mm_assets.wsi.tiled import Pixels, TiledLevel, TileError, read_rows, tiled_levels
@@ -249,8 +250,11 @@ class Slide:
         (column * downsample, row * downsample).
         """
         downsample = max(1, round(mpp / self.mpp))
-        block = max(1, 2048 // max(1, round(downsample / self._downsample_for(downsample))))
         height, width = math.ceil(self.height / downsample), math.ceil(self.width / downsample)
+        image = self._reduced_overview(downsample, height, width)
+        if image is not None:
+            return image, downsample
+        block = max(1, 2048 // max(1, round(downsample / self._downsample_for(downsample))))
         block = min(block, max(height, width))
         image = np.empty((height, width, 3), np.uint8)
         for top in range(0, height, block):
@@ -261,6 +265,21 @@ class Slide:
                     : height - top, : width - left
                 ]
         return image, downsample
+
+    def _reduced_overview(self, downsample: int, height: int, width: int) -> Pixels | None:
+        """The overview from tiles decoded at a fraction of their size, where that can be done."""
+        index = self._level_for(downsample)
+        fineness = downsample / self.levels[index][2]
+        factor = reduction(fineness * LEVEL_TOLERANCE)
+        tiled = self._tiled.get(index) if factor > 1 else None
+        level = reduced_level(tiled, factor) if tiled else None
+        if level is None:
+            return None
+        try:
+            return read_overview(self._path, level, fineness / factor, (height, width))
+        except TileError as error:
+            x0, y0 = (round(at * downsample * factor / fineness) for at in (error.x, error.y))
+            raise self._undecodable(x0, y0, index, str(error)) from None
 
     def _downsample_for(self, wanted: float) -> float:
         return self.levels[self._level_for(wanted)][2]
@@ -410,7 +429,9 @@ def _number(text: str | None) -> float | None:
 
 def _on_white(rgba: Pixels) -> Pixels:
     """Alpha-composite straight RGBA on white."""
-    pixels, alpha = np.ascontiguousarray(rgba[..., :3]), rgba[..., 3]
+    import cv2
+
+    pixels, alpha = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), rgba[..., 3]
     if alpha.min() == 255:
         return pixels
     np.copyto(pixels, np.uint8(255), where=(alpha == 0)[..., None])

@@ -7,8 +7,9 @@ from shapely.geometry import shape
 
 from mm_assets.synthetic.oddities import SlidePlan
 from mm_assets.synthetic.slides import write_slide
+from mm_assets.wsi.outline import outline_png
 from mm_assets.wsi.slide import SlideError, open_slide
-from mm_assets.wsi.tissue import Tissue, find_tissue, tissue_outline_png
+from mm_assets.wsi.tissue import Tissue, find_tissue
 from mm_assets_tests.wsi import painted
 
 
@@ -186,7 +187,7 @@ def test_outline_fits_its_limit(tmp_path):
     tissue = detect(tmp_path, image)
     assert max(tissue.thumbnail.shape) == 500
     for limit in (45_000, 8_000):
-        png = tissue_outline_png(tissue, limit)
+        png = outline_png(tissue.thumbnail, tissue.mask, limit)
         assert len(png) <= limit
         drawn = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
         outline = np.abs(drawn.astype(int) - (60, 140, 0)).max(axis=2) < 30
