@@ -120,7 +120,7 @@ def _decode_jpeg2000(data: memoryview, out: Pixels, factor: int) -> None:
 
     try:
         with Image.open(io.BytesIO(data)) as image:
-            image.reduce = factor.bit_length() - 1
+            image.reduce = factor.bit_length() - 1  # type: ignore[assignment, method-assign]
             out[:] = np.asarray(image)
     except OSError as error:
         raise ValueError(str(error)) from None
