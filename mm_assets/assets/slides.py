@@ -182,9 +182,13 @@ def tissue_stage(config: CohortConfig) -> SlideStage:
 
 @contextmanager
 def _tissue_worker(workspace: Workspace) -> Iterator[SlideWorker]:
+    import cv2
+
     from mm_assets.wsi.outline import outline_png
     from mm_assets.wsi.tissue import find_tissue
 
+    # Slides run side by side; OpenCV's own threads would spend CPU waiting for each other.
+    cv2.setNumThreads(1)
     rows = manifest_rows(workspace.config)
 
     def work(job: Job) -> Mapping[str, Produced]:

@@ -57,7 +57,7 @@ def optical_density(image: Pixels) -> Density:
     """
     import cv2
 
-    planes = cv2.split(image)
+    planes: Sequence[Pixels] = [np.asarray(plane, np.uint8) for plane in cv2.split(image)]
     dimmest = _lowest(planes)
     limit = max(_quantile(dimmest, 1 - BACKGROUND_SHARE), LEAST_BACKGROUND)
     colourless = cv2.subtract(_highest(planes), dimmest) <= MOST_BACKGROUND_COLOUR
@@ -65,7 +65,11 @@ def optical_density(image: Pixels) -> Density:
     background = [_quantile(plane, 0.5, bright) if bright.any() else 255 for plane in planes]
     values = np.maximum(np.arange(256), 1)
     tables = [np.maximum(-np.log(values / grey), 0).astype(np.float32) for grey in background]
-    return Density(*(cv2.LUT(plane, table) for plane, table in zip(planes, tables, strict=True)))
+    red, green, blue = (
+        np.asarray(cv2.LUT(plane, table), np.float32)
+        for plane, table in zip(planes, tables, strict=True)
+    )
+    return Density(red, green, blue)
 
 
 def median_of(plane: Plane, where: Mask) -> float:

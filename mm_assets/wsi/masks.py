@@ -15,7 +15,7 @@ def without_small(mask: Mask, least_px: float) -> Mask:
     _, labels = cv2.connectedComponents(as_bytes(mask), connectivity=4)
     keep = np.bincount(labels.ravel()) >= least_px
     keep[0] = False
-    return np.take(keep, labels)
+    return np.asarray(keep.take(np.asarray(labels, np.int32)), bool)
 
 
 def disc(diameter_um: float, pixel_um: float) -> NDArray[np.uint8]:

@@ -47,7 +47,7 @@ def _marks(dark: Mask, grey: Mask) -> Mask:
     grey_size = np.bincount(labels[dark & grey], minlength=len(size))
     keep = grey_size >= LEAST_GREY_SHARE * size
     keep[0] = False
-    return np.take(keep, labels)
+    return np.asarray(keep.take(np.asarray(labels, np.int32)), bool)
 
 
 def find_padding(density: Density) -> Mask:

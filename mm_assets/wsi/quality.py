@@ -7,13 +7,13 @@ from mm_assets.wsi.density import Density, Plane
 from mm_assets.wsi.masks import Mask, as_bytes, without_small
 from mm_assets.wsi.slide import Pixels, Slide
 
-FOCUS_SAMPLES = 24
+FOCUS_SAMPLES = 16
 FOCUS_PX = 96
 FOCUS_MPP = 1.0
 BLURRED_BELOW = 0.12
 FOLD_NEIGHBOURHOOD_UM = 400.0
 FOLD_FACTOR = 1.6
-FOLD_LEAST_DENSITY = 0.6
+FOLD_LEAST_DENSITY = 0.4
 FOLD_MOST_HUE, FOLD_HUE_OFFSET = 1.2, 0.05
 SMALLEST_FOLD_UM2 = 2_000.0
 COARSER = 4
@@ -97,7 +97,10 @@ def _surroundings(density: Density, mask: Mask, pixel_um: float) -> tuple[Plane,
         )
     )
     size = mask.shape[::-1]
-    return cv2.resize(mean / count, size), cv2.resize(red / green, size)
+    return (
+        np.asarray(cv2.resize(mean / count, size), np.float32),
+        np.asarray(cv2.resize(red / green, size), np.float32),
+    )
 
 
 def focus(slide: Slide, mask: Mask, downsample: int) -> NDArray[np.float64]:

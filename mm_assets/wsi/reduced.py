@@ -123,7 +123,7 @@ def _decode_jpeg2000(data: memoryview, out: Pixels, factor: int) -> None:
         with Image.open(io.BytesIO(data)) as image:
             if image.size != (out.shape[1] * factor, out.shape[0] * factor):
                 raise ValueError("the compressed tile is not of the announced size")
-            image.reduce = factor.bit_length() - 1
+            image.reduce = factor.bit_length() - 1  # type: ignore[assignment, method-assign]
             out[:] = np.asarray(image)
     except OSError as error:
         raise ValueError(str(error)) from None

@@ -435,7 +435,8 @@ def _on_white(rgba: Pixels) -> Pixels:
     """Alpha-composite straight RGBA on white."""
     import cv2
 
-    pixels, alpha = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), rgba[..., 3]
+    pixels = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)
+    alpha = rgba[..., 3]
     if alpha.min() == 255:
         return pixels
     np.copyto(pixels, np.uint8(255), where=(alpha == 0)[..., None])

@@ -3,8 +3,9 @@
 Detection works on optical density (OD = -ln of intensity over the slide's own background) at
 about 8 um a pixel: stains absorb the colours unequally, glass, dust and shading absorb them alike.
 A pixel is tissue when its densest and lightest channel differ by a little more than the glass's
-do, and not by a small part of the density only, as in the shadow of a coverslip's edge. That is a property of the glass, not of the tissue: a threshold between two populations (Otsu)
-loses pale pieces beside dark ones and finds something on every empty slide.
+do, and not by a small part of the density only, as in the shadow of a coverslip's edge. That is a
+property of the glass, not of the tissue: a threshold between two populations (Otsu) loses pale
+pieces beside dark ones and finds something on every empty slide.
 """
 
 import math
@@ -88,7 +89,7 @@ def segment(density: Density, pen: Mask, padding: Mask, pixel_um: float) -> Mask
     """Coloured pixels, gaps and small holes closed, without pen and its margin, padding, specks."""
     import cv2
 
-    colour = cv2.medianBlur(density.highest - density.lowest, 3)
+    colour = np.asarray(cv2.medianBlur(density.highest - density.lowest, 3), np.float32)
     margin = cv2.dilate(as_bytes(pen), disc(PEN_MARGIN_UM, pixel_um)).view(bool)
     excluded = margin | padding
     glass = (density.highest < GLASS_DENSITY) & ~excluded

@@ -9,6 +9,7 @@ from mm_assets.synthetic.tiff import write_pyramid
 
 GLASS = (243, 241, 244)
 PINK, PALE, PURPLE = (225, 150, 190), (240, 227, 236), (120, 80, 160)
+TWO_LAYERS_OF_PINK = (208, 93, 148)
 BLUE_INK, GREEN_INK, RED_INK, BLACK_INK = (30, 60, 190), (30, 150, 80), (220, 30, 40), (25, 24, 26)
 
 Image = NDArray[np.uint8]

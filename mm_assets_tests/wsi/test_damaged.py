@@ -7,8 +7,9 @@ import imagecodecs
 import numpy as np
 import pytest
 
+from mm_assets.wsi.levels import tiled_levels
 from mm_assets.wsi.slide import SlideError, inspect_slide, open_slide
-from mm_assets.wsi.tiled import TileError, read_rows, tiled_levels
+from mm_assets.wsi.tiled import TileError, read_squares
 from mm_assets_tests.wsi.damaged import (
     BASES,
     corpus,
@@ -59,8 +60,8 @@ def squares(path: Path) -> list[np.ndarray]:
     """All tiles of level 0, by the fast path."""
     level = max(tiled_levels(path), key=lambda level: level.width)
     grid = [0, 256, 512]
-    rows = read_rows(path, level, grid, grid, 256, {row: [0, 1, 2] for row in range(3)}, 1)
-    return [pixels.copy() for _, row in rows for pixels in row]
+    wanted = {row: [0, 1, 2] for row in range(3)}
+    return [pixels.copy() for pixels in read_squares(path, level, grid, grid, 256, wanted, 1)]
 
 
 @pytest.mark.parametrize("name", ["jpeg.tiff", "j2k.svs"])

@@ -136,7 +136,7 @@ def test_blur_and_folds_are_measured(tmp_path):
     painted.ellipse(sharp, (800, 1000), (600, 800), painted.PINK)
     blurred = cv2.GaussianBlur(sharp, (0, 0), 8)
     folded = sharp.copy()
-    painted.ellipse(folded, (800, 1000), (500, 60), (110, 45, 85))
+    painted.ellipse(folded, (800, 1000), (500, 60), painted.TWO_LAYERS_OF_PINK)
     plain, soft, doubled = (detect(tmp_path, image).quality for image in (sharp, blurred, folded))
     assert plain["blur_fraction"] < 0.1 < 0.9 < soft["blur_fraction"]
     assert plain["sharpness"] > 3 * soft["sharpness"]
@@ -179,6 +179,22 @@ def test_a_real_tile_on_glass_is_found(shared_data, tmp_path):
     truth = np.zeros(image.shape[:2], bool)
     truth[400 : 400 + tile.shape[0], 300 : 300 + tile.shape[1]] = True
     assert overlap(detect(tmp_path, image), truth) > 0.9
+
+
+@pytest.mark.parametrize("shape", [(6000, 500), (500, 6000), (2400, 2600)])
+def test_outline_of_any_shape_and_of_many_pieces_fits_and_shows(tmp_path, shape):
+    image = painted.glass(*shape)
+    for row in range(230, shape[0] - 200, 450):
+        for column in range(230, shape[1] - 200, 450):
+            cv2.circle(image, (column, row), 170, painted.PINK, -1)
+    tissue = detect(tmp_path, image)
+    png = outline_png(tissue.thumbnail, tissue.mask)
+    drawn = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert len(png) < 50_000
+    assert max(drawn.shape) > 400
+    outline = np.abs(drawn.astype(int) - (60, 140, 0)).max(axis=2) < 30
+    outlined = cv2.connectedComponents(outline.astype(np.uint8))[0] - 1
+    assert outlined == len(tissue.polygons["features"]) > 10
 
 
 def test_outline_fits_its_limit(tmp_path):

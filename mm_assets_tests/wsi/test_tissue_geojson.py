@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import Polygon, shape
 
+from mm_assets.wsi.outline import tissue_polygons
 from mm_assets.wsi.slide import open_slide
-from mm_assets.wsi.tissue import _polygons, find_tissue
+from mm_assets.wsi.tissue import find_tissue
 from mm_assets_tests.wsi import painted
 
 # What QuPath's importer knows: other types become annotations with a warning, other geometries
@@ -69,7 +70,7 @@ def test_any_mask_gives_valid_polygons_of_exactly_its_pixels(seed, height, width
     noise = np.random.default_rng(seed).random((height, width)).astype(np.float32)
     noise = cv2.GaussianBlur(noise, (0, 0), smooth) if smooth else noise
     mask = noise > np.quantile(noise, share)
-    polygons = opened(_polygons(mask, DOWNSAMPLE, MPP))
+    polygons = opened(tissue_polygons(mask, DOWNSAMPLE, MPP))
     np.testing.assert_array_equal(drawn(polygons, mask.shape), mask)
 
 
