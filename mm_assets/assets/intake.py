@@ -142,7 +142,7 @@ def _inspect(
 ) -> None:
     """Open and check slides, in a child process; the outcome is what is wrong, or None."""
     from mm_assets.cohort.cache import local_slide
-    from mm_assets.wsi.slide import inspect_slide
+    from mm_assets.wsi.inspection import inspect_slide
 
     def inspect(slide: str) -> None:
         path, mpp = files[slide]

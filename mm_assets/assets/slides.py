@@ -86,7 +86,7 @@ def slide_stage(config: CohortConfig) -> SlideStage:
 def _slide_worker(workspace: Workspace) -> Iterator[SlideWorker]:
     from mm_assets.cohort.cache import local_slide
     from mm_assets.wsi.findings import identifying_findings
-    from mm_assets.wsi.slide import inspect_slide, slide_digest
+    from mm_assets.wsi.inspection import inspect_slide, slide_digest
 
     assert workspace.config.slides is not None
     rows = manifest_rows(workspace.config)

@@ -1,12 +1,10 @@
-"""Open a whole-slide image, check that it can be used, and read areas of it."""
+"""Open a whole-slide image and read areas of it."""
 
-import hashlib
 import math
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -17,53 +15,16 @@ from mm_assets.wsi.errors import SlideError as SlideError
 from mm_assets.wsi.errors import without_folders
 from mm_assets.wsi.levels import Pixels, TiledLevel, tiled_levels
 from mm_assets.wsi.reduced import read_overview, reduced_level, reduction
-from mm_assets.wsi.resolution import MppSource, Resolution, resolve_mpp
-from mm_assets.wsi.tiff import find_damage, is_tiff
+from mm_assets.wsi.resolution import Resolution, resolve_mpp
 from mm_assets.wsi.tiled import LostEndError, TileError, read_squares
 from mm_assets.wsi.watch import watched
 
-SMALLEST_SIDE_PX = 64
-LARGEST_SIDE_PX = 1_000_000
-LARGEST_SIDE_MM = 200.0
 CACHE_BYTES = 128 * 1024**2
 DECODE_AHEAD = 64
 # Formats of OpenSlide whose levels are, or begin with, the tiled pages of one TIFF.
 TILED_VENDORS = ("aperio", "generic-tiff", "hamamatsu")
 # A level may be coarser than wanted by this factor: pyramids of odd sizes say 2.0005 for 2.
 LEVEL_TOLERANCE = 1.01
-
-
-@dataclass(frozen=True)
-class SlideFacts:
-    """What a slide is, without any header text that could name a person, place or date.
-
-    Attributes
-    ----------
-    vendor
-        OpenSlide's name of the format.
-    width, height
-        Level-0 pixels.
-    mpp, mpp_source, mpp_note
-        Micrometres per level-0 pixel, its source, and a remark when the manifest disagrees.
-    levels
-        Width, height and downsample of each level, finest first.
-    magnification
-        Objective power, where the header states it.
-    has_label, has_macro
-        Whether the file carries these photographs, which may show identifying text.
-    """
-
-    vendor: str
-    width: int
-    height: int
-    mpp: float
-    mpp_source: MppSource
-    mpp_note: str
-    levels: tuple[tuple[int, int, float], ...]
-    magnification: float | None
-    has_label: bool
-    has_macro: bool
-    size_bytes: int
 
 
 class Slide:
@@ -245,6 +206,28 @@ class Slide:
                 return False
         return True
 
+    def check_decodes(self) -> None:
+        """Decode a little in the middle of every level: damaged codec data fail now, not mid-run.
+
+        Raises
+        ------
+        SlideError
+            One cannot be decoded.
+        """
+        for level in range(len(self.levels)):
+            self._read_level(self.width // 2, self.height // 2, level, 8)
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """The header as OpenSlide has it, which may name people, places and dates."""
+        properties: Mapping[str, str] = self._handle.properties
+        return properties
+
+    @property
+    def photographs(self) -> set[str]:
+        """Names of the pictures beside the pyramid (label, macro, thumbnail)."""
+        return set(self._handle.associated_images)
+
     def overview(self, mpp: float) -> tuple[Pixels, int]:
         """The whole slide near `mpp`: RGB uint8 (height, width, 3) and its integer downsample.
 
@@ -332,54 +315,8 @@ def open_slide(path: Path, mpp: float | None = None) -> Iterator[Slide]:
         handle.close()
 
 
-def inspect_slide(path: Path, mpp: float | None) -> SlideFacts:
-    """Check that a slide is whole, readable and of known scale, and describe it.
-
-    Parameters
-    ----------
-    path
-        Local file.
-    mpp
-        The manifest's micrometres per pixel, used when the header has none; None or NaN if absent.
-
-    Raises
-    ------
-    SlideError
-        Missing, empty, not a slide, truncated, undecodable, of unknown or implausible resolution,
-        or of absurd dimensions; each with its own sentence.
-    """
-    _check_present(path)
-    # The structure first: a file that lost its end is otherwise called no slide at all.
-    damage = find_damage(path) if is_tiff(path) else None
-    if damage:
-        raise SlideError(f"{path.name}: {damage}; copy or scan it again")
-    with open_slide(path, mpp) as slide:
-        _check_decodes(slide)
-        _check_dimensions(slide)
-        properties = slide._handle.properties
-        images = slide._handle.associated_images
-        return SlideFacts(
-            vendor=properties[openslide.PROPERTY_NAME_VENDOR],
-            width=slide.width,
-            height=slide.height,
-            mpp=slide.mpp,
-            mpp_source=slide.resolution.source,
-            mpp_note=slide.resolution.note,
-            levels=slide.levels,
-            magnification=_number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
-            has_label="label" in images,
-            has_macro="macro" in images,
-            size_bytes=path.stat().st_size,
-        )
-
-
-def slide_digest(path: Path) -> str:
-    """SHA-256 of the file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_present(path: Path) -> None:
+def check_present(path: Path) -> None:
+    """Refuse what is no file or has no bytes, with a `SlideError`."""
     if not path.exists():
         raise SlideError(f"{path.name} does not exist where the manifest says")
     if not path.is_file():
@@ -390,7 +327,7 @@ def _check_present(path: Path) -> None:
 
 @watched
 def _open_handle(path: Path) -> openslide.OpenSlide:
-    _check_present(path)
+    check_present(path)
     try:
         handle = openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError:
@@ -400,35 +337,6 @@ def _open_handle(path: Path) -> openslide.OpenSlide:
         raise SlideError(f"{path.name} cannot be opened: {reason}") from None
     handle.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
     return handle
-
-
-def _check_decodes(slide: Slide) -> None:
-    """Decode a little in the middle of every level: damaged codec data fail now, not mid-run."""
-    x0, y0 = slide.width // 2, slide.height // 2
-    for level in range(len(slide.levels)):
-        slide._read_level(x0, y0, level, 8)
-
-
-def _check_dimensions(slide: Slide) -> None:
-    shape = f"{slide.name} is {slide.width} x {slide.height} px"
-    if min(slide.width, slide.height) < SMALLEST_SIDE_PX:
-        raise SlideError(f"{shape}: too small to hold tissue")
-    longest = max(slide.width, slide.height)
-    if longest > LARGEST_SIDE_PX:
-        raise SlideError(f"{shape}: no scanner makes that, its header must be damaged")
-    if longest * slide.mpp / 1000 > LARGEST_SIDE_MM:
-        raise SlideError(
-            f"{shape} of {slide.mpp:g} um, {longest * slide.mpp / 1000:.0f} mm long: no glass is "
-            "that large, give the right mpp in the manifest"
-        )
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value > 0 else None
 
 
 def _on_white(rgba: Pixels) -> Pixels:

@@ -7,8 +7,9 @@ import imagecodecs
 import numpy as np
 import pytest
 
+from mm_assets.wsi.inspection import inspect_slide
 from mm_assets.wsi.levels import tiled_levels
-from mm_assets.wsi.slide import SlideError, inspect_slide, open_slide
+from mm_assets.wsi.slide import SlideError, open_slide
 from mm_assets.wsi.tiled import TileError, read_squares
 from mm_assets_tests.wsi.damaged import (
     BASES,

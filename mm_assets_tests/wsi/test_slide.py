@@ -9,8 +9,9 @@ import tifffile
 
 from mm_assets.synthetic.tiff import write_pyramid
 from mm_assets.wsi.errors import without_folders
+from mm_assets.wsi.inspection import inspect_slide, slide_digest
 from mm_assets.wsi.levels import tiled_levels
-from mm_assets.wsi.slide import SlideError, _on_white, inspect_slide, open_slide, slide_digest
+from mm_assets.wsi.slide import SlideError, _on_white, open_slide
 from mm_assets_tests.wsi import painted
 
 

@@ -12,8 +12,9 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mm_assets.wsi.inspection import inspect_slide
 from mm_assets.wsi.levels import TiledLevel, tiled_levels
-from mm_assets.wsi.slide import inspect_slide, open_slide
+from mm_assets.wsi.slide import open_slide
 from mm_assets.wsi.tiled import TileError, read_squares, unaligned
 from mm_assets_tests.wsi.hamamatsu import write_ndpi
 
