@@ -18,7 +18,7 @@ ui: $(READY)
 
 test: $(READY)
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -m "not stress"
+	$(BIN)/python -m pytest -m "not stress" -n 2 --dist loadfile
 
 stress: $(READY)
 	$(BIN)/python -m pytest -m stress

@@ -13,17 +13,17 @@ from mm_assets.encoders.batch import find_batch, with_best_batch
 
 
 class Network(torch.nn.Module):
-    """Means of the channels; memory for `fits` tiles, a cost a pass and a cost a tile, seconds."""
+    """Means of the channels; memory for `fits` tiles, seconds a pass and a pair of tiles."""
 
-    def __init__(self, fits: int, each_pass: float, each_tile: float, drift: bool = False) -> None:
+    def __init__(self, fits: int, each_pass: float, each_pair: float, drift: bool = False) -> None:
         super().__init__()
-        self.fits, self.each_pass, self.each_tile = fits, each_pass, each_tile
+        self.fits, self.each_pass, self.each_pair = fits, each_pass, each_pair
         self.drift = drift
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         if len(tiles) > self.fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        time.sleep(self.each_pass + self.each_tile * len(tiles))
+        time.sleep(self.each_pass + self.each_pair * len(tiles) ** 2)
         return tiles.mean((2, 3)) + (0.01 * len(tiles) if self.drift else 0)
 
 
@@ -46,10 +46,10 @@ def encoder(network: Network) -> Encoder:
 @pytest.mark.parametrize(
     ("network", "found"),
     [
-        (Network(fits=256, each_pass=0.05, each_tile=0), 256),
-        (Network(fits=20, each_pass=0.05, each_tile=0), 16),
-        (Network(fits=9999, each_pass=0, each_tile=0.001), 64),
-        (Network(fits=9999, each_pass=0.05, each_tile=0, drift=True), 64),
+        (Network(fits=256, each_pass=0.05, each_pair=0), 256),
+        (Network(fits=20, each_pass=0.05, each_pair=0), 16),
+        (Network(fits=9999, each_pass=0, each_pair=0.00002), 64),
+        (Network(fits=9999, each_pass=0.05, each_pair=0, drift=True), 64),
     ],
     ids=["as many as fit", "fewer than the standard", "no faster", "other bytes"],
 )
@@ -59,12 +59,12 @@ def test_the_largest_batch_that_fits_pays_and_changes_nothing(network, found):
 
 def test_no_room_for_one_tile_is_an_error():
     with pytest.raises(torch.OutOfMemoryError):
-        find_batch(encoder(Network(fits=0, each_pass=0, each_tile=0)), 16)
+        find_batch(encoder(Network(fits=0, each_pass=0, each_pair=0)), 16)
 
 
 def test_any_pass_size_embeds_every_tile_in_order():
     tiles = np.random.default_rng(0).integers(0, 256, (150, 8, 8, 3), np.uint8)
-    one = encoder(Network(fits=9999, each_pass=0, each_tile=0))
+    one = encoder(Network(fits=9999, each_pass=0, each_pair=0))
     wanted = one.encode(tiles)
     assert wanted.shape == (150, 3)
     for size in (4, 64, 100, 128, 512):
