@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from mm_assets.cohort.problems import CohortError, Problem
 from mm_assets.cohort.sources import list_files, stamps
 from mm_assets.cohort.splits import PRESERVE_SITES, check_splits, make_splits, read_splits
 from mm_assets.cohort.tables import listing
+from mm_assets.files import publish
 
 Result = TypeVar("Result")
 # Findings about omics are remembered for as long as neither the files nor this number change.
@@ -215,10 +215,7 @@ def _omics_findings(omics: OmicsConfig) -> tuple[list[str], list[Problem]]:
 def _keep(path: Path, findings: dict[str, object]) -> None:
     # With a read-only home the next process simply reads the tables again.
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{uuid.uuid4().hex}")
-        draft.write_text(json.dumps(findings), "utf-8")
-        draft.replace(path)
+        publish(path, json.dumps(findings).encode())
 
 
 def _file_problems(config: CohortConfig) -> Iterator[Problem]:

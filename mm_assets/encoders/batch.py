@@ -1,9 +1,7 @@
 """How many tiles one pass over a GPU takes: the fastest batch that fits, found once, remembered."""
 
 import json
-import os
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm_assets.encoders.base import CUDA_PASS
+from mm_assets.files import publish
 
 if TYPE_CHECKING:
     from mm_assets.encoders.base import Encoder
@@ -48,7 +47,7 @@ def with_best_batch(encoder: "Encoder", tile_px: int, memory: Path) -> "Encoder"
     known = _remembered(memory)
     if key not in known:
         known[key] = find_batch(encoder, tile_px)
-        _remember(memory, known)
+        publish(memory, json.dumps(known, indent=1, sort_keys=True).encode())
     return replace(encoder, pass_tiles=known[key])
 
 
@@ -103,10 +102,3 @@ def _remembered(memory: Path) -> dict[str, int]:
         return dict(json.loads(memory.read_text("utf-8")))
     except (OSError, ValueError):
         return {}
-
-
-def _remember(memory: Path, known: dict[str, int]) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    draft = memory.with_suffix(f".{uuid.uuid4().hex}")
-    draft.write_text(json.dumps(known, indent=1, sort_keys=True), "utf-8")
-    os.replace(draft, memory)

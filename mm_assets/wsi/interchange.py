@@ -2,11 +2,11 @@
 
 Layouts, dataset names, types and attributes follow what those tools write and read themselves.
 Nothing in the files names a folder of this machine.
+
+Contents are made in memory: HDF5 and PyTorch do not survive a full disk in good order.
 """
 
 import io
-import os
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from mm_assets.files import publish
 
 MAGNIFICATIONS = (80, 60, 40, 20, 10, 5, 2.5, 1.25)
 MPP_AT_1X = 10.0
@@ -124,13 +126,13 @@ def write_trident(tiles: TileSet, out: Path) -> None:
     if level is not None:
         patches = _clam_patches(tiles, level, tiles.tile_px, folder) | patches
     coords: Arrays = {"coords": (tiles.coords, patches)}
-    _publish(out / folder / "patches" / f"{tiles.slide}_patches.h5", _hdf5(coords))
+    publish(out / folder / "patches" / f"{tiles.slide}_patches.h5", _hdf5(coords))
     features = f"features_{tiles.encoder}"
     stamps = {"name": tiles.slide, "savetodir": f"{folder}/{features}", "encoder": tiles.encoder}
     described = (tiles.features.astype(np.float32), {**tiles.stamps, **stamps})
     content = _hdf5({"features": described, **coords})
-    _publish(out / folder / features / f"{tiles.slide}.h5", content)
-    _publish(out / "contours_geojson" / f"{tiles.slide}.geojson", tiles.tissue)
+    publish(out / folder / features / f"{tiles.slide}.h5", content)
+    publish(out / "contours_geojson" / f"{tiles.slide}.geojson", tiles.tissue)
 
 
 def write_clam(tiles: TileSet, out: Path) -> None:
@@ -143,16 +145,16 @@ def write_clam(tiles: TileSet, out: Path) -> None:
 
     patches = _clam_patches(tiles, 0, tiles.size0, "patches")
     content = _hdf5({"coords": (tiles.coords, patches)})
-    _publish(out / "patches" / f"{tiles.slide}.h5", content)
+    publish(out / "patches" / f"{tiles.slide}.h5", content)
     features = tiles.features.astype(np.float32)
     arrays: Arrays = {
         "features": (features, tiles.stamps),
         "coords": (tiles.coords.astype(np.int32), {}),
     }
-    _publish(out / "h5_files" / f"{tiles.slide}.h5", _hdf5(arrays))
+    publish(out / "h5_files" / f"{tiles.slide}.h5", _hdf5(arrays))
     buffer = io.BytesIO()
     torch.save(torch.from_numpy(features), buffer)
-    _publish(out / "pt_files" / f"{tiles.slide}.pt", buffer.getbuffer())
+    publish(out / "pt_files" / f"{tiles.slide}.pt", buffer.getbuffer())
 
 
 def write_stamp(tiles: TileSet, out: Path) -> None:
@@ -173,7 +175,7 @@ def write_stamp(tiles: TileSet, out: Path) -> None:
         "feat_type": "tile",
         **tiles.stamps,
     }
-    _publish(out / tiles.encoder / f"{tiles.slide}.h5", _hdf5(arrays, attributes))
+    publish(out / tiles.encoder / f"{tiles.slide}.h5", _hdf5(arrays, attributes))
 
 
 def write_parquet(tiles: TileSet, out: Path) -> None:
@@ -188,7 +190,7 @@ def write_parquet(tiles: TileSet, out: Path) -> None:
     table = table.replace_schema_metadata({"encoder": tiles.encoder, **tiles.stamps})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", use_dictionary=["slide_id"])
-    _publish(out / "tile_embeddings" / f"{tiles.slide}.parquet", buffer.getbuffer())
+    publish(out / "tile_embeddings" / f"{tiles.slide}.parquet", buffer.getbuffer())
 
 
 FORMATS: dict[str, Callable[[TileSet, Path], None]] = {
@@ -236,20 +238,3 @@ def _hdf5(arrays: Arrays, attributes: Attributes | None = None) -> memoryview:
             )
             dataset.attrs.update(its_attributes)
     return buffer.getbuffer()
-
-
-def _publish(path: Path, content: bytes | memoryview) -> None:
-    """Write a file under a temporary name, synchronise it and rename it.
-
-    Contents are made in memory: HDF5 and PyTorch do not survive a full disk in good order.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

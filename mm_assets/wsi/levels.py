@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mm_assets.wsi.codestream import (
+    APERIO_JPEG2000_RGB,
+    DEFLATE,
+    JPEG,
+    LZW,
+    NONE,
+    OLD_DEFLATE,
+)
 from mm_assets.wsi.watch import watched
 
 if TYPE_CHECKING:
@@ -18,9 +26,8 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 Codec = Callable[..., Any]
 
-JPEG, APERIO_JPEG2000_RGB = 7, 33005
-# None, LZW, Deflate (two codes), Zstandard.
-LOSSLESS = (1, 5, 8, 32946, 50000)
+ZSTANDARD = 50000
+LOSSLESS = (NONE, LZW, DEFLATE, OLD_DEFLATE, ZSTANDARD)
 RGB, YCBCR = 2, 6
 CHANNELS = 3
 END_MARKER = b"\xff\xd9"

@@ -264,12 +264,10 @@ class _Decoder:
         """Whether the tile is the square: it is decoded in its place."""
         square, rows, columns, _, _ = piece
         height, width = self._shape
-        return square.shape == self._shape and (
-            rows.start,
-            rows.stop,
-            columns.start,
-            columns.stop,
-        ) == (0, height, 0, width)
+        return square.shape == self._shape and (rows, columns) == (
+            slice(0, height),
+            slice(0, width),
+        )
 
     def _read(self, tiles: list[int]) -> list[memoryview]:
         """Compressed bytes of tiles, in one read where they lie together."""
