@@ -21,6 +21,7 @@ def environment(home: Path, cohorts: Path) -> dict[str, str]:
         "MM_HOME": str(home),
         "MM_COHORTS": str(cohorts),
         "DAGSTER_HOME": str(home / "dagster"),
+        "PYTHONFAULTHANDLER": "1",
     }
 
 
@@ -56,13 +57,31 @@ def running_daemon(home: Path, cohorts: Path) -> Iterator[Path]:
                 process.wait()
 
 
-def wait_for(what: str, look: Callable[[], T | None], seconds: float, log: Path) -> T:
-    """Poll until `look` returns something; on a time-out fail with the end of the log."""
-    deadline = time.monotonic() + seconds
+def wait_for(
+    what: str,
+    look: Callable[[], T | None],
+    seconds: float,
+    log: Path,
+    group: int | None = None,
+) -> T:
+    """Poll until `look` returns something; on a time-out fail with the end of the log.
+
+    An `OSError` (a server that does not answer yet) counts as nothing; the last one is told on
+    failure. Processes of `group` are then aborted, so that the log shows what each of them did.
+    """
+    deadline, last = time.monotonic() + seconds, None
     while time.monotonic() < deadline:
-        found = look()
+        try:
+            found = look()
+        except OSError as error:
+            found, last = None, error
         if found:
             return found
         time.sleep(1)
-    tail = "\n".join(log.read_text().splitlines()[-40:])
-    raise AssertionError(f"{what} did not happen within {seconds:.0f} s; the daemon said:\n{tail}")
+    if group is not None:
+        os.killpg(group, signal.SIGABRT)
+        time.sleep(5)
+    tail = "\n".join(log.read_text().splitlines()[-200:])
+    raise AssertionError(
+        f"{what} did not happen within {seconds:.0f} s (last: {last!r}); the log says:\n{tail}"
+    )

@@ -21,14 +21,11 @@ def _command(dagster_port: int, mlflow_port: int) -> list[str]:
     return [sys.executable, "-m", "mm_assets", "ui", *ports]
 
 
-def _get(address: str, body: bytes | None = None) -> str | None:
+def _get(address: str, body: bytes | None = None) -> str:
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-    try:
-        # Long: on a busy machine questions given up and asked again would pile up in the server.
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return str(answer.read().decode())
-    except OSError:
-        return None
+    # Long: on a busy machine questions given up and asked again would pile up in the server.
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return str(answer.read().decode())
 
 
 def test_both_uis_serve_the_cohort_and_its_models(home: Path, tmp_path: Path) -> None:
@@ -45,17 +42,17 @@ def test_both_uis_serve_the_cohort_and_its_models(home: Path, tmp_path: Path) ->
             env=environment(home, tmp_path / "cohorts"),
             stdout=sink,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         query = json.dumps({"query": f"{{assetNodes{{assetKey{{path}}}} {LOAD_ERRORS}}}"}).encode()
-        answer = wait_for(
-            "Dagster", lambda: _get(f"http://127.0.0.1:{dagster}/graphql", query), 240, log
-        )
+        page = f"http://127.0.0.1:{dagster}/graphql"
+        answer = wait_for("Dagster", lambda: _get(page, query), 240, log, servers.pid)
         graph = json.loads(answer)["data"]
         paths = [node["assetKey"]["path"] for node in graph["assetNodes"]]
         assert ["tiny", "evaluation_survival"] in paths, (graph, log.read_text())
         api = f"http://127.0.0.1:{mlflow}/api/2.0/mlflow/registered-models/search"
-        models = wait_for("MLflow", lambda: _get(api), 240, log)
+        models = wait_for("MLflow", lambda: _get(api), 240, log, servers.pid)
         assert version.name in [model["name"] for model in json.loads(models)["registered_models"]]
     finally:
         servers.terminate()

@@ -169,7 +169,7 @@ def tissue_stage(config: CohortConfig) -> SlideStage:
         outputs=("tissue",),
         upstream=("slide",),
         group="imaging",
-        code_version="2",
+        code_version="3",
         description="Tissue polygons (GeoJSON for QuPath), areas in mm², quality measures.",
         kinds=frozenset({"opencv"}),
         compute=Compute(cpu=1, memory_gib=4, chunk=500),

@@ -79,7 +79,8 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
                 min_tissue=imaging.min_tissue,
             )
             # Asking for the reader compares it with OpenSlide: the device need not wait for that.
-            yield partial(compute, job, slide, slide.reader, plan)
+            reader = slide.reader_at(plan.tile_grid.size0 / plan.tile_grid.px)
+            yield partial(compute, job, slide, reader, plan)
 
     def compute(job: Job, slide: "Slide", reader: str, plan: "TilePlan") -> Mapping[str, Produced]:
         encoders = {

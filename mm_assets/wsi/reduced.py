@@ -27,10 +27,7 @@ JPEG_START, JPEG_SAYS_RGB = b"\xff\xd8", b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00
 
 
 def reduction(downsample: float) -> int:
-    """By how much to reduce a level that is too fine by `downsample`; 1 where it is not worth it.
-
-    Up to four times the pixels are read sooner than a level is compared with OpenSlide.
-    """
+    """By how much to reduce a level too fine by `downsample`; 1 where it is not worth it."""
     return next((factor for factor in FACTORS if factor <= downsample), 1)
 
 
@@ -39,6 +36,8 @@ def reduced_level(level: TiledLevel, factor: int) -> TiledLevel | None:
 
     The last pixel of a row or column may hold some of what pads the last tile.
     """
+    if factor == 1:
+        return level
     decode = _reduced_codec(level.decode, factor)
     if decode is None or level.tile_width % factor or level.tile_height % factor:
         return None

@@ -55,6 +55,7 @@ class Slide:
         )
         self._path = path
         self._handle = handle
+        self._compared: dict[int, TiledLevel | None] = {}
 
     def read(self, x0: int, y0: int, size0: int, out_px: int) -> Pixels:
         """A square of the slide at any resolution.
@@ -87,12 +88,11 @@ class Slide:
         pixels = self._read_level(x0, y0, level, edge)
         return pixels if edge == out_px else _resize(pixels, out_px)
 
-    @cached_property
-    def reader(self) -> str:
-        """What reads the squares of this slide, with versions."""
+    def reader_at(self, downsample: float) -> str:
+        """What reads squares of a resolution (level-0 pixels a pixel), with its version."""
         import imagecodecs
 
-        if self._tiled:
+        if self._tiled(self._level_for(downsample)):
             return f"imagecodecs {imagecodecs.__version__}"
         return f"openslide {openslide.__library_version__}"
 
@@ -132,7 +132,7 @@ class Slide:
             The pixels cannot be decoded.
         """
         index = self._level_for(size0 / out_px)
-        tiled = self._tiled.get(index)
+        tiled = self._tiled(index)
         if tiled is None:
             corners = [(lefts[c], tops[row]) for row, columns in wanted.items() for c in columns]
             yield from self._read_each(corners, size0, out_px, threads)
@@ -170,18 +170,27 @@ class Slide:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    @cached_property
-    def _tiled(self) -> dict[int, TiledLevel]:
-        """Levels, by index, that are read past OpenSlide: they were compared with it."""
-        if self._handle.properties[openslide.PROPERTY_NAME_VENDOR] not in TILED_VENDORS:
-            return {}
-        found = {(level.width, level.height): level for level in tiled_levels(self._path)}
-        sizes = {index: (width, height) for index, (width, height, _) in enumerate(self.levels)}
-        tiled = {index: found[size] for index, size in sizes.items() if size in found}
+    def _tiled(self, index: int) -> TiledLevel | None:
+        """A level that is read past OpenSlide: it was compared with it."""
+        if index not in self._compared:
+            self._compared[index] = self._compare(index)
+        return self._compared[index]
+
+    def _compare(self, index: int) -> TiledLevel | None:
+        level = self._levels_of_tiles.get(self.levels[index][:2])
+        if level is None:
+            return None
         # Opened again: OpenSlide reads nothing more from a slide in which it met damage.
         with closing(_open_handle(self._path)) as handle:
             other = Slide(self._path, handle, self.resolution)
-            return tiled if all(other._agrees(*item) for item in tiled.items()) else {}
+            return level if other._agrees(index, level) else None
+
+    @cached_property
+    def _levels_of_tiles(self) -> dict[tuple[int, int], TiledLevel]:
+        """Levels of compressed tiles by width and height."""
+        if self._handle.properties[openslide.PROPERTY_NAME_VENDOR] not in TILED_VENDORS:
+            return {}
+        return {(level.width, level.height): level for level in tiled_levels(self._path)}
 
     def _agrees(self, index: int, level: TiledLevel) -> bool:
         """Whether sampled compressed tiles hold exactly what OpenSlide shows there."""
@@ -236,7 +245,7 @@ class Slide:
         """
         downsample = max(1, round(mpp / self.mpp))
         height, width = math.ceil(self.height / downsample), math.ceil(self.width / downsample)
-        image = self._reduced_overview(downsample, height, width)
+        image = self._tiled_overview(downsample, height, width)
         if image is not None:
             return image, downsample
         block = max(1, 2048 // max(1, round(downsample / self._downsample_for(downsample))))
@@ -251,12 +260,12 @@ class Slide:
                 ]
         return image, downsample
 
-    def _reduced_overview(self, downsample: int, height: int, width: int) -> Pixels | None:
-        """The overview from tiles decoded at a fraction of their size, where that can be done."""
+    def _tiled_overview(self, downsample: int, height: int, width: int) -> Pixels | None:
+        """The overview past OpenSlide, from tiles decoded at a fraction of their size if so."""
         index = self._level_for(downsample)
         fineness = downsample / self.levels[index][2]
         factor = reduction(fineness * LEVEL_TOLERANCE)
-        tiled = self._tiled.get(index) if factor > 1 else None
+        tiled = self._tiled(index)
         level = reduced_level(tiled, factor) if tiled else None
         if level is None:
             return None

@@ -41,7 +41,8 @@ def webserver(home: Path, cohorts: Path, port: int) -> Iterator[str]:
     )
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_for("the web server", lambda: _answers(address), 90, home / "webserver.log")
+        log = home / "webserver.log"
+        wait_for("the web server", lambda: _answers(address), 90, log, process.pid)
         yield address
     finally:
         os.killpg(process.pid, signal.SIGINT)
@@ -49,11 +50,8 @@ def webserver(home: Path, cohorts: Path, port: int) -> Iterator[str]:
 
 
 def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/server_info", timeout=2) as reply:
-            return bool(reply.status == 200)
-    except OSError:
-        return False
+    with urllib.request.urlopen(f"{address}/server_info", timeout=10) as reply:
+        return bool(reply.status == 200)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")

@@ -56,7 +56,7 @@ class Grid:
 @contextmanager
 def ours(path: Path) -> Iterator[Read]:
     with open_slide(path) as slide:
-        assert slide.reader.startswith("imagecodecs")
+        assert slide.reader_at(1).startswith("imagecodecs")
 
         def read(grid: Grid, threads: int) -> Iterable[np.ndarray]:
             wanted = {row: list(range(len(grid.starts))) for row in range(len(grid.starts))}

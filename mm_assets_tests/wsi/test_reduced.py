@@ -71,8 +71,9 @@ def test_reduced_where_it_pays_and_only_there(tmp_path, monkeypatch):
     with open_slide(jpeg) as slide:
         monkeypatch.setattr(Slide, "read", None)
         slide.overview(8.0)
-        with pytest.raises(TypeError):
-            slide.overview(1.0)
+        whole, downsample = slide.overview(slide.mpp)
+    assert downsample == 1
+    assert (whole == tifffile.imread(jpeg)).all()
     plain = single_level(tmp_path, picture(600, 700), tile=(256, 256))
     assert reduced_level(tiled_levels(plain)[0], 8) is None
 

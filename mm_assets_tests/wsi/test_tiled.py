@@ -100,7 +100,7 @@ def test_lossless_pixels_are_openslides(tmp_path, compression, predictor):
     for edge, shift in ((256, 0), (240, 31)):
         assert_same(path, level, shown(path), edge, shift)
     with open_slide(path) as slide:
-        assert slide.reader.startswith("imagecodecs ")
+        assert slide.reader_at(1).startswith("imagecodecs ")
 
 
 @pytest.mark.parametrize(("subsampling", "blocks"), [(0, 32), (1, 32), (1, 16)])
@@ -114,7 +114,7 @@ def test_ndpi_pixels_are_openslides(tmp_path, subsampling, blocks):
     facts = inspect_slide(path, None)
     assert (facts.vendor, facts.mpp, facts.magnification) == ("hamamatsu", 0.5, 20)
     with open_slide(path) as slide:
-        assert slide.reader.startswith("imagecodecs ")
+        assert slide.reader_at(1).startswith("imagecodecs ")
         half = next(slide.read_squares([0], [0], 512, 256, {0: [0]}, 1)).copy()
         assert (half == slide.read(0, 0, 512, 256)).all()
 
@@ -127,7 +127,7 @@ def test_the_base_level_of_ome_tiff_is_read_past_openslide(tmp_path):
         writer.write(picture(), subifds=1, **options, **resolution)
         writer.write(picture()[::2, ::2], subfiletype=1, **options)
     with open_slide(path) as slide:
-        assert slide.reader.startswith("imagecodecs ")
+        assert slide.reader_at(1).startswith("imagecodecs ")
         image = shown(path)
         squares = slide.read_squares([7, 263], [9], 256, 256, {0: [0, 1]}, 2)
         for left, pixels in zip((7, 263), squares, strict=True):
@@ -147,7 +147,7 @@ def test_aperio_jpeg_2000_pixels_are_openslides(tmp_path):
     for edge, shift in ((256, 0), (200, 31)):
         assert_same(path, level, shown(path), edge, shift)
     with open_slide(path) as slide:
-        assert slide.reader.startswith("imagecodecs ")
+        assert slide.reader_at(1).startswith("imagecodecs ")
 
 
 @settings(max_examples=40, deadline=None)
@@ -257,7 +257,8 @@ def test_memory_does_not_grow_with_the_height(tmp_path):
         tracemalloc.stop()
         return most
 
-    assert peak(8192) < 1.2 * peak(2048) + 100_000
+    # How far the threads run ahead, and with it the peak, varies by a third.
+    assert peak(16_384) < 2 * peak(2048)
 
 
 def test_a_large_slide_of_one_level(tmp_path):
@@ -289,7 +290,7 @@ def test_a_large_slide_of_one_level(tmp_path):
             rgba = np.asarray(handle.read_region(corner, 0, (300, 300)))
             shown_there = np.where(rgba[..., 3:] == 0, 255, rgba[..., :3])
             assert (square == shown_there).all(), corner
-        assert slide.reader.startswith("imagecodecs ")
+        assert slide.reader_at(1).startswith("imagecodecs ")
 
 
 @pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "TCGA-CR-7395-01A-01-TS1.svs"])
@@ -299,7 +300,7 @@ def test_real_slides_read_as_openslide_shows_them(shared_data, name):
     for edge, shift in ((level.tile_width, 0), (256, 77)):
         assert_same(path, level, shown(path), edge, shift)
     with open_slide(path, 0.5) as slide:
-        assert slide.reader.startswith("imagecodecs ")
+        assert slide.reader_at(1).startswith("imagecodecs ")
 
 
 @pytest.mark.parametrize("name", ["small.svs", "boxes.tiff"])
