@@ -20,13 +20,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mm_assets import cli
 from mm_assets_tests.cohorts import paint_slide, patient_ids, slide_name, write_tables, write_yaml
 from mm_assets_tests.daemon import environment
 from mm_assets_tests.postgres import Postgres, running_postgres
+
+if TYPE_CHECKING:
+    from mm_assets.assets.stage import Job, Produced, SlideWorker, Workspace
 
 STAGES = {
     "slide": ("slide",),
@@ -114,47 +118,52 @@ def measure(slides: int, stages: Sequence[str]) -> Cost:
 
 
 def count_work(ledger: Path) -> None:
-    """Let every stage's worker, in this process, note its CPU seconds in a file at its end."""
-    from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, TwoSteps, Workspace
+    """Let every stage's worker note its CPU seconds in a file at its end."""
+    from mm_assets.assets.stage import SlideStage
 
     make = SlideStage.__init__
 
-    def counted(worker: Callable[[Workspace], AbstractContextManager[SlideWorker]]) -> Any:
-        @contextmanager
-        def opened(space: Workspace) -> Iterator[SlideWorker]:
-            spent: list[float] = []
-
-            def timed(work: Callable[[], Any], clock: Callable[[], float]) -> Any:
-                start = clock()
-                try:
-                    return work()
-                finally:
-                    spent.append(clock() - start)
-
-            with worker(space) as inner:
-                if isinstance(inner, TwoSteps):
-                    # Of the whole process, for decoding and encoding have threads of their own;
-                    # it holds the preparation of the next slide too.
-                    two = inner
-
-                    @contextmanager
-                    def prepare(job: Job) -> Iterator[Callable[[], Mapping[str, Produced]]]:
-                        with two.prepare(job) as compute:
-                            yield lambda: timed(compute, time.process_time)
-
-                    yield TwoSteps(prepare)
-                else:
-                    one = inner
-                    yield lambda job: timed(lambda: one(job), time.thread_time)
-            with ledger.open("a") as lines:
-                lines.write(f"{sum(spent)}\n")
-
-        return opened
-
     def counting(self: SlideStage, *, worker: Any, **fields: Any) -> None:
-        make(self, worker=counted(worker), **fields)
+        make(self, worker=partial(_counted, ledger, worker), **fields)
 
     SlideStage.__init__ = counting  # type: ignore[method-assign]
+
+
+@contextmanager
+def _counted(
+    ledger: Path,
+    worker: "Callable[[Workspace], AbstractContextManager[SlideWorker]]",
+    space: "Workspace",
+) -> "Iterator[SlideWorker]":
+    """The worker; importable by name, because some run in a process of their own."""
+    from mm_assets.assets.stage import TwoSteps
+
+    spent: list[float] = []
+
+    def timed(work: Callable[[], Any], clock: Callable[[], float]) -> Any:
+        start = clock()
+        try:
+            return work()
+        finally:
+            spent.append(clock() - start)
+
+    with worker(space) as inner:
+        if isinstance(inner, TwoSteps):
+            # Of the whole process, for decoding and encoding have threads of their own; it holds
+            # the preparation of the next slide too.
+            two = inner
+
+            @contextmanager
+            def prepare(job: "Job") -> "Iterator[Callable[[], Mapping[str, Produced]]]":
+                with two.prepare(job) as compute:
+                    yield lambda: timed(compute, time.process_time)
+
+            yield TwoSteps(prepare)
+        else:
+            one = inner
+            yield lambda job: timed(lambda: one(job), time.thread_time)
+    with ledger.open("a") as lines:
+        lines.write(f"{sum(spent)}\n")
 
 
 def growth(costs: Sequence[Cost]) -> float:
