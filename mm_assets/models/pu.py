@@ -14,6 +14,8 @@ Scores of several classes are made comparable by tail ratios: of a class, the lo
 times rarer tiles at least this unlike the negatives are among the negatives than among the
 unlabeled, which is minus the logarithm of the false discovery rate with the negatives as the null
 sample (Storey 2002). A class whose patients have no tiles of their own adds nothing to the choice.
+`mm_assets_tests.benchmarks.pu_selection` is the study behind the defaults. The excess gives both of
+two classes one prior: where only one has tiles of its own, up to twice too many are kept.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -5,6 +5,25 @@ Run as ``python -m mm_assets_tests.benchmarks.pu_selection [FOLDER]``: writes th
 them, and prints a table a task. Scores are of held-out patients of five site-preserving folds;
 a tile is a lesion when half of it is. Intervals are 95 % over resampled patients of all cohorts.
 AUC is of scores ranked inside each fold, whose scales differ.
+
+Measured (9,526 tiles of 348 patients, 36.8 % lesions; subtype, survival):
+
+- Classes compared by the models' own log odds: naive AUC .56, .59 and Elkan-Noto the same, because
+  the larger of two mirrored scores is large on both sides, also on that of normal tissue; nnPU .83,
+  .80.
+- With tail ratios to compare the classes: naive and Elkan-Noto .75, .79; nnPU .81, .84. They change
+  nnPU little here, but keep its AUC at .99 instead of .85 where only one class has tiles of its own
+  (`test_pu`): hence they are on.
+- nnPU beats the naive classifier at equal calibration by .062 (.053 to .073) and .050 (.040 to
+  .060), so it is the default; a model trained on the truth reaches .99.
+- Its estimated prior keeps 16 and 14 % of the tiles with precision .91 and recall .39, .34; a fixed
+  quarter has precision .85, .86 and recall .57, .59. Elkan and Noto's c takes overlap for
+  negatives: it keeps 5 % with precision .97. The prior's share is the default: extrema are taken by
+  single tiles, so a wrong tile costs more than a lesion tile left out.
+- Training patients keep the same share as held-out ones (.152 against .157, .130 against .135).
+
+The figures hold for this encoder, whose tiles vary along few directions: three or four components
+carry 80 % of the variance, and a linear model of 32 that is told the truth finds lesions at .99.
 """
 
 import sys

@@ -64,7 +64,8 @@ def test_the_estimated_prior_gives_the_share(simulated: SimulatedBags, method: s
     assert scorer.share == pytest.approx(OWN_SHARE, abs=0.2)
 
 
-def test_a_class_without_tiles_of_its_own_adds_nothing_where_calibrated() -> None:
+@pytest.mark.parametrize("method", ["naive", "nnpu"])
+def test_a_class_without_tiles_of_its_own_adds_nothing_where_calibrated(method: str) -> None:
     simulated = simulate_bags(seed=1)
     rng = np.random.default_rng(1)
     plain = {
@@ -77,7 +78,7 @@ def test_a_class_without_tiles_of_its_own_adds_nothing_where_calibrated() -> Non
     found = {
         calibrated: held_out(
             lopsided,
-            fit(lopsided, lopsided.patients, method="naive", calibrated=calibrated),
+            fit(lopsided, lopsided.patients, method=method, calibrated=calibrated),
             lopsided.patients,
         )
         for calibrated in (True, False)
