@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mm_assets.evaluation.kept_tiles import KeptTiles
-    from mm_assets.models.pu import TileScorer
+    from mm_assets.models.tile_scorers import TileScorer
 
 CHUNK_ROWS = 4096
 SLIDES_SHOWN = 4

@@ -38,7 +38,8 @@ from mm_assets.models.pu_risk import (
     sigmoid,
     upper_tail,
 )
-from mm_assets.models.tile_sample import Tiles, refuse_non_finite, sample_tiles, tiles_a_patient
+from mm_assets.models.tile_sample import Tiles, sample_tiles, tiles_a_patient
+from mm_assets.models.tile_scorers import TileScorer, combine, keep_all
 from mm_assets.omics.filters import ALL_PATIENTS
 
 Method = Literal["naive", "elkan_noto", "nnpu"]
@@ -50,8 +51,6 @@ LEAST_PATIENTS = 2
 LEAST_SHARE = 0.05
 KNOTS = 129
 TAIL_FLOOR = 0.02
-TIE_BREAK = 1e-3
-ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -74,78 +73,6 @@ class PuParameters:
     share: float | None = None
     calibrated: bool = True
     seed: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class TileScorer:
-    """Scores tiles, higher = less like the negatives, and keeps those above a cutoff.
-
-    Attributes
-    ----------
-    share
-        Share of the training patients' tiles above `cutoff`, each scored by a model of others.
-    classes
-        Classes that there was something to learn about; without any, every tile is kept.
-    priors
-        Estimated share of negatives among the tiles of patients inside each class, float64 [C].
-    projection, shift
-        Standardization and whitened principal components: float32 [D, k] and [k].
-    weights, offsets
-        Linear score of every class: float64 [C, k] and [C].
-    knots, ratios
-        Linear score against tail ratio, float64 [C, G]; G = 0 where scores are not calibrated.
-    """
-
-    method: str
-    share: float
-    cutoff: float
-    classes: tuple[str, ...]
-    priors: Floats
-    projection: NDArray[np.float32]
-    shift: NDArray[np.float32]
-    weights: Floats
-    offsets: Floats
-    knots: Floats
-    ratios: Floats
-
-    def score(self, embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
-        """How little each tile looks like the negatives, in nats where calibrated.
-
-        Parameters
-        ----------
-        embeddings
-            float16 or float32 [n, D].
-
-        Raises
-        ------
-        ValueError
-            If an embedding is not finite, or has another dimension than those of the training.
-        """
-        refuse_non_finite(embeddings, "this slide")
-        if not self.classes:
-            return np.zeros(len(embeddings), np.float32)
-        if embeddings.shape[1] != len(self.projection):
-            raise ValueError(
-                f"embeddings of dimension {embeddings.shape[1]}, but the scorer was fitted to "
-                f"dimension {len(self.projection)}: materialize the tile scorer again"
-            )
-        scores = np.empty(len(embeddings), np.float32)
-        for start in range(0, len(embeddings), ROWS):
-            block = embeddings[start : start + ROWS].astype(np.float32)
-            linear = (block @ self.projection + self.shift) @ self.weights.T + self.offsets
-            scores[start : start + ROWS] = _combine(linear, self.knots, self.ratios)
-        return scores
-
-    def keep(self, embeddings: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Which of a slide's tiles to keep: never none of them, if there is one.
-
-        Parameters and errors are those of `score`; pass all tiles of the slide at once.
-        """
-        scores = self.score(embeddings)
-        kept = scores > self.cutoff
-        if len(kept) and not kept.any():
-            kept[scores.argmax()] = True
-        return kept
 
 
 def fit_tile_scorer(
@@ -267,7 +194,7 @@ def _fit(
         if min(inside.sum(), (~inside).sum()) >= LEAST_PATIENTS
     }
     if not learnable or _all_alike(sample, patients):
-        return _keep_all(parameters.method)
+        return keep_all(parameters.method)
     owner = np.repeat(np.arange(len(patients)), [len(sample[patient]) for patient in patients])
     tiles = np.concatenate([sample[patient] for patient in patients]).astype(np.float32)
     projection, shift = _fit_projection(tiles)
@@ -279,7 +206,7 @@ def _fit(
     if share is None:
         own = sum(each.own_tiles for each in fitted) / len(rows)
         share = float(np.clip(own, LEAST_SHARE, 1.0))
-    combined = _combine(held_out, knots, ratios)
+    combined = combine(held_out, knots, ratios)
     cutoff = -np.inf if share == 1.0 else float(np.quantile(combined, 1 - share))
     return TileScorer(
         method=parameters.method,
@@ -299,13 +226,6 @@ def _fit(
 def _all_alike(sample: Mapping[str, Tiles], patients: Sequence[str]) -> bool:
     first = sample[patients[0]][0]
     return all((sample[patient] == first).all() for patient in patients)
-
-
-def _keep_all(method: str) -> TileScorer:
-    """The scorer where there is nothing to learn from."""
-    none, flat = np.empty(0), np.empty((0, 0))
-    empty = np.empty((0, 0), np.float32)
-    return TileScorer(method, 1.0, -np.inf, (), none, empty, empty.ravel(), flat, none, flat, flat)
 
 
 def _fit_projection(tiles: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -400,19 +320,3 @@ def _tail_ratios(scores: Floats, unlabeled: NDArray[np.bool_]) -> tuple[Floats, 
     inside = upper_tail(scores[unlabeled], knots) + TAIL_FLOOR
     outside = upper_tail(scores[~unlabeled], knots) + TAIL_FLOOR
     return knots, np.maximum.accumulate(np.log(inside / outside))
-
-
-def _combine(linear: Floats, knots: Floats, ratios: Floats) -> Floats:
-    """Score of tiles from the linear scores [n, C] of the classes: the largest of them."""
-    if not knots.shape[1]:
-        return np.asarray(linear.max(axis=1))
-    # Where the ratio is flat, the linear score keeps the order.
-    return np.asarray(
-        np.max(
-            [
-                np.interp(linear[:, c], knots[c], ratios[c]) + TIE_BREAK * linear[:, c]
-                for c in range(len(knots))
-            ],
-            axis=0,
-        )
-    )

@@ -53,7 +53,8 @@ from mm_assets.cohort.config import (
 from mm_assets.cohort.splits import make_splits
 from mm_assets.encoders.registry import load_encoder
 from mm_assets.models.folds import list_folds
-from mm_assets.models.pu import PuParameters, TileScorer, fit_tile_scorers, sample_for
+from mm_assets.models.pu import PuParameters, fit_tile_scorers, sample_for
+from mm_assets.models.tile_scorers import TileScorer
 from mm_assets.synthetic.cohort import create_demo_cohort
 from mm_assets.synthetic.truth import read_slide_plans, read_slide_truth
 from mm_assets.wsi.embed import embed_slide

@@ -10,14 +10,13 @@ from sklearn.metrics import roc_auc_score
 
 from mm_assets.models.pu import (
     PuParameters,
-    TileScorer,
     contrasts,
     fit_tile_scorer,
     fit_tile_scorers,
     kept_shares,
     sample_for,
 )
-from mm_assets.models.tile_scorers import dump_tile_scorers, load_tile_scorers
+from mm_assets.models.tile_scorers import TileScorer, dump_tile_scorers, load_tile_scorers
 from mm_assets_tests.models.bags import DIMENSIONS, OWN_SHARE, SimulatedBags, simulate_bags
 from mm_assets_tests.models.simulation import make_endpoint
 
