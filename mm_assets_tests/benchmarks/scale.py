@@ -40,6 +40,19 @@ STAGES = {
 IMAGING = {"mpp": 1.0, "weights": "random:0"}  # one tile and one region of a small slide
 DIFFERENT = 8
 LEDGER = "MM_SCALE_LEDGER"
+# Runs a command and waits for what it leaves behind: the CPU time of processes that decode slides
+# reaches who waits for them, and the command itself does not.
+WAIT_FOR_ALL = """
+import ctypes, os, subprocess, sys
+PR_SET_CHILD_SUBREAPER = 36
+ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+code = subprocess.call(sys.argv[1:])
+try:
+    while True:
+        os.wait()
+except ChildProcessError:
+    sys.exit(code)
+"""
 NAME = "mm_assets_tests.benchmarks.scale"
 
 
@@ -178,7 +191,13 @@ def growth(costs: Sequence[Cost]) -> float:
 def _cpu_seconds(command: Sequence[str], variables: dict[str, str]) -> float:
     """Run a command; CPU time of it and its children."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", WAIT_FOR_ALL, *command],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
