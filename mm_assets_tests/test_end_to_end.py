@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import feather
 
 from mm_assets_tests.cohorts import Cohort, make_cohort, slide_name, truncate
 
@@ -78,6 +79,21 @@ def test_planted_gene_is_found(cohort: Cohort) -> None:
     rows = json.loads(cohort.mm("results", "tiny", "--task", "survival", "--json"))
     omics = next(r for r in rows if (r["model"], r["metric"]) == ("heec_omics", "c_index"))
     assert omics["value"] > 0.6
+
+
+@pytest.mark.parametrize("task", ["subtype", "survival"])
+def test_tile_scorers_are_stored_for_every_fold_and_for_the_final_model(
+    cohort: Cohort, task: str
+) -> None:
+    from mm_assets.models.tile_scorers import load_tile_scorers
+
+    scorers = load_tile_scorers(cohort.home / f"store/tiny/tile_scorer_{task}/cohort.npz")
+    assert set(scorers) == {(0, 0), (0, 1), (-1, -1)}
+    table = feather.read_table(cohort.home / "store/tiny/tile_embeddings/P000-S1.arrow")
+    tiles = np.stack(table["embedding"].to_pandas().to_numpy())
+    for scorer in scorers.values():
+        assert scorer.method == "nnpu"
+        assert 1 <= scorer.keep(tiles).sum() <= len(tiles)
 
 
 def test_second_run_computes_nothing(cohort: Cohort) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SHOWN = 50
 PLAUSIBLE_SLOPE = (0.5, 2.0)
+SANE_SHARE = (0.02, 0.9)
+MOST_SHARE_GAP = 0.2
 
 
 def remarks(problems: Sequence[Problem]) -> Check:
@@ -84,6 +86,28 @@ def evaluation_checks(evaluation: "Evaluation", metric: str, model: str) -> tupl
     return (
         Check("better_than_chance", passed=bool(row["low"] > 0.5), note=figures),
         Check("calibration", passed=bool(believable.all()), note=note),
+    )
+
+
+def selection_checks(shares: "pd.DataFrame") -> tuple[Check, ...]:
+    """The selection chooses, and treats patients it has seen like those it has not."""
+    without = shares[shares["classes"] == ""]
+    contrast = [f"repeat {row.repeat} fold {row.fold}" for row in without.itertuples()]
+    kept = shares["test"].dropna()
+    gap = (shares["train"] - shares["test"]).abs().max()
+    return (
+        Check(INPUTS_OK, passed=bool(len(shares))),
+        Check("contrast", passed=not contrast, note="keeps all tiles: " + ", ".join(contrast)),
+        Check(
+            "share_kept",
+            passed=bool(kept.between(*SANE_SHARE).all()),
+            note=f"{kept.min():.2f} to {kept.max():.2f} of the held-out patients' tiles",
+        ),
+        Check(
+            "train_and_test_alike",
+            passed=not gap > MOST_SHARE_GAP,
+            note=f"share kept differs by up to {gap:.2f} between training and held-out patients",
+        ),
     )
 
 

@@ -6,6 +6,7 @@ from mm_assets.assets.extremum import extremum_stage
 from mm_assets.assets.models import model_stages
 from mm_assets.assets.omics import table_stages, task_table_stages
 from mm_assets.assets.reports import cohort_report_stage, evaluation_stage
+from mm_assets.assets.selection import tile_scorer_stage
 from mm_assets.assets.slides import slide_stage, tissue_stage
 from mm_assets.assets.stage import CohortStage, SlideStage, Stage
 from mm_assets.assets.tiles import embedding_stage
@@ -22,6 +23,8 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
     for task in config.tasks:
         stages += task_table_stages(config, task)
         if config.slides:
+            if config.selection.method != "none":
+                stages.append(tile_scorer_stage(config, task))
             stages.append(extremum_stage(config, task))
         task_models = model_stages(config, task)
         stages += task_models

@@ -115,6 +115,20 @@ class ImagingConfig(EncoderConfig):
         return self
 
 
+class SelectionConfig(_Strict):
+    """Which tiles the extrema are taken over: those that positive-unlabeled learning keeps."""
+
+    method: Literal["none", "naive", "elkan_noto", "nnpu"] = Field(
+        "nnpu", description="`none` keeps every tile and makes no scorer."
+    )
+    share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of the training patients' tiles to keep; null: by the estimated prior.",
+    )
+
+
 class _TaskBase(_Strict):
     name: str = Field(pattern=NAME_PATTERN)
     without_genes: list[str] = Field(
@@ -197,6 +211,7 @@ class CohortConfig(_Strict):
     slides: SlidesConfig | None = None
     omics: OmicsConfig | None = None
     imaging: ImagingConfig = ImagingConfig()
+    selection: SelectionConfig = SelectionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     refresh: RefreshConfig = RefreshConfig()
     compute: dict[str, ComputeOverride] = Field(default_factory=dict)
