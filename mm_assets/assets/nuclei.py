@@ -2,19 +2,26 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING
 
 from mm_assets.assets.compute import Compute
-from mm_assets.assets.slides import manifest_rows, open_local_slide, read_mask
+from mm_assets.assets.slides import manifest_rows, open_local_slide
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, TwoSteps, Workspace
+from mm_assets.assets.tiles import plan_of
 from mm_assets.cohort.config import CohortConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mm_assets.encoders.base import Encoder
     from mm_assets.wsi.slide import Slide
+    from mm_assets.wsi.tiling import TilePlan
 
 NUCLEI = "nucleus_graph"
+# From fat and scars to the densest tumours.
+PLAUSIBLE_PER_MM2 = (20, 25_000)
 
 
 def nucleus_stage(config: CohortConfig) -> SlideStage:
@@ -44,7 +51,6 @@ def _nucleus_worker(workspace: Workspace) -> Iterator[SlideWorker]:
     import cv2
 
     from mm_assets.encoders.registry import load_encoder
-    from mm_assets.wsi.tiling import plan_tiles
 
     # Decoding and encoding have threads of their own.
     cv2.setNumThreads(1)
@@ -58,25 +64,44 @@ def _nucleus_worker(workspace: Workspace) -> Iterator[SlideWorker]:
     @contextmanager
     def prepare(job: Job) -> Iterator[Callable[[], Mapping[str, Produced]]]:
         with open_local_slide(job, rows[job.name]) as slide:
-            yield partial(compute, job, slide)
-
-    def compute(job: Job, slide: "Slide") -> Mapping[str, Produced]:
-        mask, downsample = read_mask(job)
-        plan = plan_tiles(
-            slide.width,
-            slide.height,
-            slide.mpp,
-            mask,
-            downsample,
-            target_mpp=imaging.mpp,
-            tile_px=imaging.tile_px,
-            region_px=imaging.region_px,
-            min_tissue=imaging.min_tissue,
-        )
-        return {NUCLEI: _find(job, slide, plan, mask, downsample, load())}
+            plan, tissue = plan_of(job, slide)
+            yield lambda: {NUCLEI: _find(job, slide, plan, tissue, load())}
 
     yield TwoSteps(prepare)
 
 
-def _find(job, slide, plan, mask, downsample, encoder):  # type: ignore[no-untyped-def]
-    raise NotImplementedError
+def _find(
+    job: Job,
+    slide: "Slide",
+    plan: "TilePlan",
+    tissue: "tuple[NDArray[np.bool_], int]",
+    encoder: "Encoder",
+) -> Produced:
+    from mm_assets.nuclei.search import choose_tiles, find_nuclei
+
+    settings = job.workspace.config.nuclei
+    assert settings is not None
+    tiles = choose_tiles(plan, settings.tiles)
+    nodes, edges, area = find_nuclei(slide, plan, *tissue, encoder, tiles)
+    shared = {
+        "encoder": encoder.name,
+        "weights": encoder.weights_id,
+        "weights_sha256": encoder.weights_sha256,
+        "precision": str(encoder.dtype),
+    }
+    store, provenance = job.workspace.store, job.provenance[NUCLEI]
+    outputs = {
+        "arrow": store.write_arrow(
+            job.ref(NUCLEI, "arrow"), nodes.replace_schema_metadata(shared), provenance
+        ),
+        "parquet": store.write_table(job.ref(NUCLEI, "parquet"), edges.to_pandas(), provenance),
+    }
+    density = nodes.num_rows / area
+    found = {"count": nodes.num_rows, "edges": edges.num_rows, "tiles": len(tiles)}
+    low, high = PLAUSIBLE_PER_MM2
+    if not low <= density <= high:
+        job.workspace.log.warning(
+            f"{job.name}: {density:.0f} nuclei a square millimetre, expected {low} to {high}: look "
+            "at the stain and the focus of this slide"
+        )
+    return Produced(outputs, {**found, "per_mm2": round(density), **shared})

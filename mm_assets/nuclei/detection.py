@@ -19,7 +19,7 @@ Labels = NDArray[np.int32]
 REACH_UM = 24.0
 _FINE, _SURROUNDINGS = 0.5, 8.0
 _BLOB, _BLOB_SURROUNDINGS, _APART = 1.4, 2.8, 2.0
-_LEAST_BLOB, _LEAST_CONTRAST, _CORE_WEIGHT, _DEEPEST = 0.015, 0.01, 0.04, 6.0
+_LEAST_BLOB, _LEAST_CONTRAST, _CORE_WEIGHT, _DEEPEST = 0.015, 0.01, 0.08, 6.0
 _OPENING_PX = 5
 # Of the slide's threshold: what a pixel of a nucleus, and what a nucleus on average, must have.
 _PIXEL_SHARE, _NUCLEUS_SHARE = 0.4, 0.6

@@ -190,7 +190,9 @@ def _in_order(
 
     order = np.lexsort((table["x"], table["y"]))
     places = table[["centroid_x", "centroid_y"]].to_numpy(np.float64)[order]
-    twice = cKDTree(places).query_pairs(_SAME_UM / mpp, output_type="ndarray") if len(places) else ()
+    twice = (
+        cKDTree(places).query_pairs(_SAME_UM / mpp, output_type="ndarray") if len(places) else ()
+    )
     kept = np.ones(len(places), bool)
     kept[[later for _, later in twice]] = False
     chosen = order[kept]
