@@ -127,8 +127,8 @@ class NucleusGnn:
     def importance(self, nodes: pa.Table, edges: pa.Table) -> Floats:
         """How much each nucleus and its neighbours move the score, whichever way.
 
-        The size of the integrated gradients, averaged over the networks and then over neighbours:
-        evidence against a class or a risk is evidence too.
+        The size of the integrated gradients as a share of the slide's, averaged over the networks
+        and then over neighbours: evidence against a class or a risk is evidence too.
 
         Parameters
         ----------
@@ -142,8 +142,12 @@ class NucleusGnn:
         ndarray
             float32, shape [n], not negative.
         """
-        size = np.mean(np.abs(self._attributions(nodes, edges)), axis=0)
-        return neighbourhood_mean(size, both_directions(edges), self.parameters.rounds)
+        size = np.abs(self._attributions(nodes, edges))
+        # As shares, so that a network that was stopped late does not outshout the others.
+        share = size / np.maximum(size.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        return neighbourhood_mean(
+            share.mean(axis=0), both_directions(edges), self.parameters.rounds
+        )
 
     def attention(self, nodes: pa.Table, edges: pa.Table) -> Floats:
         """Mean attention of each nucleus of a slide, float32, shape [n], summing to 1."""

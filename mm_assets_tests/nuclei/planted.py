@@ -130,3 +130,34 @@ def make_tables(
         "length_um": length[short].astype(np.float32),
     }
     return pa.table(columns), pa.table(edges)
+
+
+def plant_population(patients: int, seed: int = 0, nuclei: int = 300) -> Planted:
+    """Alike nuclei everywhere, and in every second patient one cluster of large, dark ones.
+
+    Patients with the cluster are of class 1 and die ten times as early.
+    """
+    rng = np.random.default_rng(seed)
+    index = pd.Index([f"P{number:03d}" for number in range(patients)], name="patient_id")
+    label = np.arange(patients) % 2
+    graphs, member = {}, {}
+    for patient, ill in zip(index, label, strict=True):
+        place = rng.uniform(0, 600, (nuclei, 2))
+        near = np.hypot(*(place - rng.uniform(150, 450, 2)).T)
+        cluster = (near < np.quantile(near, 0.2)) & bool(ill)
+        table = pd.DataFrame({"x": place[:, 0], "y": place[:, 1]})
+        table["radius"] = np.where(cluster, 8.0, 6.0) * rng.lognormal(0, 0.12, nuclei)
+        table["aspect"] = 1.3
+        table["darkness"] = np.where(cluster, 1.5, 1.2) * rng.lognormal(0, 0.1, nuclei)
+        graphs[f"{patient}-S1"] = make_graph(table, 0, rng)
+        member[f"{patient}-S1"] = cluster
+    death = rng.exponential(np.where(label, 6.0, 60.0)) + 0.1
+    censoring = rng.uniform(10, 90, patients)
+    times = {"time": np.minimum(death, censoring), "event": (death <= censoring).astype(int)}
+    return Planted(
+        graphs,
+        member,
+        pd.DataFrame({"slide_id": list(graphs), "patient_id": index}),
+        make_endpoint("survival", pd.DataFrame(times, index)),
+        make_endpoint("classification", pd.DataFrame({"label": label}, index)),
+    )
