@@ -51,7 +51,7 @@ class GnnParameters:
         Nuclei kept: a share of the slide's, and not fewer than so many.
     """
 
-    components: int = 16
+    components: int = 32
     hidden: int = 32
     layers: int = 2
     dropout: float = 0.2

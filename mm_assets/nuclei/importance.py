@@ -104,6 +104,7 @@ def neighbourhood_mean(values: Floats, edges: NDArray[np.int64], rounds: int) ->
         Both directions of every edge, shape [2, e].
     """
     size = np.bincount(edges[1], minlength=len(values)) + 1
+    mean = values.astype(np.float64)
     for _ in range(rounds):
-        values = (values + np.bincount(edges[1], values[edges[0]], len(values))) / size
-    return values.astype(np.float32)
+        mean = (mean + np.bincount(edges[1], mean[edges[0]], len(mean))) / size
+    return mean.astype(np.float32)
