@@ -163,12 +163,6 @@ class NucleusGnn:
         importance = self.importance(nodes, edges)
         return top_nuclei(importance, parameters.keep_share, parameters.keep_least)
 
-    def to(self, device: str) -> "NucleusGnn":
-        """The same networks, moved to a device (``cpu``, ``cuda``)."""
-        for member in self.members:
-            member.network.to(device)
-        return self
-
     def state(self) -> dict[str, Any]:
         """Tensors and plain values that `of_state` restores."""
         fitted = asdict(self.features)

@@ -14,10 +14,11 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mm_assets.nuclei.features import Nuclei, morphology_columns, read_nuclei
+from mm_assets.nuclei.features import EMBEDDING, Nuclei, morphology_columns, read_nuclei
 
 Rows = NDArray[np.int64]
 Graph = tuple[pa.Table, pa.Table]
+Layout = tuple[tuple[str, ...], int]  # morphology columns and length of an embedding
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,22 @@ def draw_windows(
     Raises
     ------
     ValueError
-        If the slides differ in their morphology columns or embedding dimensions.
+        If a slide lacks morphology columns of the others, or its embeddings are of another length.
     """
     have = manifest[manifest["slide_id"].isin(list(graphs))].sort_values("slide_id")
     drawn: dict[str, Windows] = {}
+    layout: Layout | None = None
     for patient, slides in have.groupby("patient_id")["slide_id"]:
         parts = []
         for slide in slides:
             nodes, edges = graphs[slide]
             if not nodes.num_rows:
                 continue
+            layout = layout or _layout(nodes)
+            _same_layout(slide, nodes, layout)
             rng = np.random.default_rng([seed, zlib.crc32(str(slide).encode())])
             number = max(1, round(nuclei / len(slides) / window))
-            parts.append(_of_slide(nodes, edges, number, window, rng))
+            parts.append(_of_slide(nodes, edges, layout[0], number, window, rng))
         if parts:
             drawn[str(patient)] = _join(parts)
     return drawn
@@ -96,8 +100,26 @@ def choose_windows(windows: Windows, share: float, rng: np.random.Generator) -> 
     return np.flatnonzero(keep), _induced(windows.edges, keep)
 
 
+def _layout(nodes: pa.Table) -> Layout:
+    return morphology_columns(nodes), nodes.schema.field(EMBEDDING).type.list_size
+
+
+def _same_layout(slide: str, nodes: pa.Table, layout: Layout) -> None:
+    columns, dimension = _layout(nodes)
+    if (sorted(columns), dimension) != (sorted(layout[0]), layout[1]):
+        raise ValueError(
+            f"{slide}: its nucleus graph has {len(columns)} measures and embeddings of length "
+            f"{dimension}, others have {len(layout[0])} and {layout[1]}: compute it anew"
+        )
+
+
 def _of_slide(
-    nodes: pa.Table, edges: pa.Table, number: int, size: int, rng: np.random.Generator
+    nodes: pa.Table,
+    edges: pa.Table,
+    columns: tuple[str, ...],
+    number: int,
+    size: int,
+    rng: np.random.Generator,
 ) -> Windows:
     leaves = _leaves(nodes, size)
     chosen = [np.sort(leaves[leaf]) for leaf in sorted(rng.permutation(len(leaves))[:number])]
@@ -108,7 +130,6 @@ def _of_slide(
     place[rows] = np.arange(len(rows))
     ends = both_directions(edges)
     inside = (window[ends[0]] >= 0) & (window[ends[0]] == window[ends[1]])
-    columns = morphology_columns(nodes)
     nuclei = read_nuclei(nodes, columns, rows)
     return Windows(columns, nuclei, place[ends[:, inside]], window[rows])
 

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from mm_assets.cohort.clinical import Endpoint
+from mm_assets.cohort.problems import CohortError, Problem
 from mm_assets.cohort.splits import inner_split
 from mm_assets.models.folds import list_folds
 from mm_assets.models.losses import HazardLoss, Labels, Loss, Outcome, SoftmaxLoss
@@ -58,7 +59,7 @@ def fit_gnn(
 
     Raises
     ------
-    ValueError
+    CohortError
         When no training patient has a graph with nuclei.
     """
     parameters = parameters or GnnParameters()
@@ -89,7 +90,7 @@ def fit_folds(
 
     Raises
     ------
-    ValueError
+    CohortError
         When no patient of the task has a graph with nuclei.
     """
     parameters = parameters or GnnParameters()
@@ -114,7 +115,8 @@ def _draw(
     slides = manifest[manifest["patient_id"].isin(endpoint.table.index)]
     drawn = draw_windows(graphs, slides, parameters.nuclei, parameters.window, parameters.seed)
     if not drawn:
-        raise ValueError("no patient has the endpoint and a nucleus graph with nuclei")
+        what = "no patient has the endpoint and a nucleus graph with nuclei"
+        raise CohortError([Problem("nucleus_graph", what, "look at why detection finds none")])
     return drawn
 
 
@@ -126,8 +128,6 @@ def _fit(
     sites: "pd.Series[str] | None",
 ) -> NucleusGnn:
     patients = sorted(set(train) & windows.keys() & set(endpoint.table.index))
-    if not patients:
-        raise ValueError("no training patient has a nucleus graph with nuclei")
     features = _fit_features([windows[patient] for patient in patients], parameters)
     graphs = {patient: _Graph(windows[patient], features) for patient in patients}
     members = []

@@ -65,7 +65,4 @@ def test_one_file_holds_the_networks_of_every_fold(workspace: Workspace) -> None
     provenance = workspace.store.provenance(ref)
     assert provenance is not None
     assert len(provenance.inputs[NUCLEUS_GRAPH]) == SLIDES
-    # The same inputs again: the receipt is valid, and a new computation gives the same bytes.
     assert run_cohort_stage(stage, workspace, "")[1] is None
-    workspace.receipts.delete("tiny", stage.name, "cohort")
-    assert run_cohort_stage(stage, workspace, "")[0].digest == receipt.digest

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from mm_assets.nuclei.gnn import GnnParameters, NucleusGnn, load_gnns, save_gnns
 from mm_assets.nuclei.importance import top_nuclei
 from mm_assets.nuclei.training import fit_folds, fit_gnn
+from mm_assets_tests.benchmarks.nucleus_gnn import unseen_slides
 from mm_assets_tests.models.simulation import make_endpoint, shuffled, split
 from mm_assets_tests.nuclei.planted import Planted, make_tables, plant, plant_population
 
@@ -57,31 +58,39 @@ def test_finds_the_one_population_that_carries_the_outcome(population: Planted, 
         assert member[model.keep(*graph)].mean() > 2 * member.mean()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_kept_nuclei_of_unseen_demo_patients_lie_in_lesions(kind: str) -> None:
+def test_important_nuclei_of_unseen_demo_patients_lie_in_lesions() -> None:
     planted = plant(60, slides_px=(900, 1200))
-    model = fit(planted, kind, GnnParameters(nuclei=512), patients=45)
-    slides = planted.manifest["slide_id"].iloc[45:]
+    parameters = GnnParameters(nuclei=512, members=2, epochs=30)
+    model = fit(planted, "survival", parameters, patients=45)
     found = [
         roc_auc_score(planted.in_lesion[slide], model.importance(*planted.graphs[slide]))
-        for slide in slides
+        for slide in planted.manifest["slide_id"].iloc[45:]
     ]
-    assert np.mean(found) > 0.75
+    assert np.mean(found) > 0.85
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("kind", KINDS)
+def test_important_nuclei_of_the_demo_cohort_lie_in_lesions(kind: str) -> None:
+    found = pd.DataFrame(unseen_slides(plant(120), kind, folds=3))
+    assert found["importance"].mean() > 0.85
+    assert (found["kept in lesion"] - found["all in lesion"]).mean() > 0.2
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shuffled_outcomes_leave_nothing_to_find(population: Planted, kind: str) -> None:
     ill = population.classification.table["label"].iloc[30:] == 1
     found = []
+    parameters = replace(LEARNING, epochs=8)
     for seed in range(4):
         dealt = shuffled(population.endpoint(kind), seed)
         train = dealt.table.index[:30].tolist()
-        model = fit_gnn(population.graphs, population.manifest, dealt, train, QUICK)
+        model = fit_gnn(population.graphs, population.manifest, dealt, train, parameters)
         tested = dealt.table.loc[ill.index]
         outcome = tested["label"] if kind == KINDS[0] else tested["time"] < tested["time"].median()
         found.append(roc_auc_score(outcome, [severity(model, population, p) for p in ill.index]))
     # Ten patients a draw: the mean of four has a standard error near .1.
-    assert abs(np.mean(found) - 0.5) < 0.3
+    assert abs(np.mean(found) - 0.5) < 0.25
 
 
 def test_outcomes_and_graphs_of_test_patients_change_nothing(population: Planted) -> None:
@@ -180,6 +189,13 @@ def test_no_patient_with_nuclei_is_said_so(population: Planted) -> None:
     empty = dict.fromkeys(population.graphs, (nodes[:0], edges[:0]))
     with pytest.raises(ValueError, match="no patient has the endpoint and a nucleus graph"):
         fit(replace(population, graphs=empty), "survival", QUICK)
+
+
+def test_graphs_of_another_layout_are_named(population: Planted) -> None:
+    nodes, edges = population.graphs["P003-S1"]
+    graphs = {**population.graphs, "P003-S1": (nodes.drop_columns(["solidity"]), edges)}
+    with pytest.raises(ValueError, match="P003-S1: its nucleus graph has 8 measures"):
+        fit(replace(population, graphs=graphs), "survival", QUICK)
 
 
 def test_unmeasured_morphology_counts_as_average(population: Planted) -> None:
