@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from mm_assets.assets.extremum import extremum_stage
 from mm_assets.assets.models import model_stages
+from mm_assets.assets.nucleus_gnn import nucleus_gnn_stage
 from mm_assets.assets.omics import table_stages, task_table_stages
 from mm_assets.assets.reports import cohort_report_stage, evaluation_stage
 from mm_assets.assets.slides import slide_stage, tissue_stage
@@ -21,6 +22,8 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
     models: dict[str, list[str]] = {}
     for task in config.tasks:
         stages += task_table_stages(config, task)
+        if config.slides and config.nuclei is not None:
+            stages.append(nucleus_gnn_stage(config, task))
         if config.slides:
             stages.append(extremum_stage(config, task))
         task_models = model_stages(config, task)
