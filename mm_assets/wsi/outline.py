@@ -1,6 +1,7 @@
 """Tissue for people and other programs: polygons for QuPath, a small picture for the UI."""
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from mm_assets.wsi.masks import Mask, as_bytes
 OUTLINE_COLOUR = (0, 140, 60)
 PALETTE = 64
 SMALLEST_PICTURE_PX = 32
+MOST_BYTES = 45_000
 
 
 def tissue_polygons(mask: Mask, downsample: int, mpp: float) -> dict[str, Any]:
@@ -78,14 +80,24 @@ def _ring(contour: NDArray[Any], corner: NDArray[Any], downsample: int) -> list[
     return [*points, points[0]]
 
 
-def outline_png(thumbnail: Pixels, mask: Mask, max_bytes: int = 45_000) -> bytes:
-    """The thumbnail with the tissue outlined, as a PNG small enough to show inline.
+def outline_png(thumbnail: Pixels, mask: Mask, max_bytes: int = MOST_BYTES) -> bytes:
+    """The thumbnail with the tissue outlined, as a PNG small enough to show inline."""
+    return small_png(lambda scale: _outlined(thumbnail, mask, scale), max_bytes)
 
-    Colours are reduced to a palette, and the picture shrinks until it fits `max_bytes`.
+
+def small_png(draw: Callable[[float], Image.Image], max_bytes: int = MOST_BYTES) -> bytes:
+    """A picture as a PNG of at most `max_bytes`.
+
+    Colours are reduced to a palette, and the picture shrinks until it fits.
+
+    Parameters
+    ----------
+    draw
+        Gives the picture at a scale, 1 or less.
     """
     scale = 1.0
     while True:
-        picture = _outlined(thumbnail, mask, scale)
+        picture = draw(scale)
         file = io.BytesIO()
         # The octree makes the palette forty times faster than the default, median cut.
         few = picture.quantize(PALETTE, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
