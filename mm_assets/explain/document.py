@@ -6,7 +6,8 @@ Coordinates are level-0 pixels of the top-left corner. `EvidenceDocument.model_j
 the JSON schema.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -147,3 +148,22 @@ class EvidenceDocument(_Part):
     def on_slide(self, slide_id: str) -> tuple[Instance, ...]:
         """The instances of one slide, the strongest first."""
         return tuple(found for found in self.instances if found.slide_id == slide_id)
+
+
+def table_rows(items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Items as rows for people: figures rounded, nothing but what says something to them."""
+    return [
+        {
+            "rank": item.rank,
+            "kind": item.kind,
+            "feature": item.feature,
+            "value": "missing" if item.value is None else f"{item.value:.4g}",
+            "contribution": f"{item.contribution:+.4f}",
+            "slide": item.slide_id or "",
+            "x": "" if item.x is None else str(item.x),
+            "y": "" if item.y is None else str(item.y),
+            "size0": "" if item.size0 is None else str(item.size0),
+            "crop": item.crop or "",
+        }
+        for item in items
+    ]

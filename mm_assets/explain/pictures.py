@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from mm_assets.explain.document import Instance
 from mm_assets.wsi.levels import Pixels
+from mm_assets.wsi.outline import small_png
 from mm_assets.wsi.slide import Slide
 
 FOR, AGAINST = (200, 30, 30), (30, 80, 200)
@@ -79,6 +80,17 @@ def draw_evidence(
     for instance in reversed(ordered):
         _outline(pen, instance, downsample, image.size)
     return image
+
+
+def small_picture(picture: Pixels, instances: Sequence[Instance], downsample: float) -> bytes:
+    """`draw_evidence` as a PNG small enough to show inline."""
+
+    def draw(scale: float) -> Image.Image:
+        size = [max(1, round(edge * scale)) for edge in picture.shape[1::-1]]
+        smaller = Image.fromarray(picture).resize((size[0], size[1]), Image.Resampling.BOX)
+        return draw_evidence(np.asarray(smaller), instances, downsample / scale)
+
+    return small_png(draw)
 
 
 def png_bytes(image: Image.Image | Pixels) -> bytes:
