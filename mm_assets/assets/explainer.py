@@ -45,6 +45,7 @@ class PatientExplainer:
         self._model: HeecModel = workspace.tracking.predictor(self._name, self._version)
         self._clinical = self._table(CLINICAL)
         self._omics = self._table(OMICS) if config.omics else None
+        self._slides = _manifest(workspace)
         self._trained = set(make_endpoint(self._clinical, task).table.index)
 
     def explain(self, patient: str) -> "EvidenceDocument":
@@ -101,18 +102,12 @@ class PatientExplainer:
 
     def _slides_of(self, patient: str) -> "tuple[dict[str, pd.DataFrame], pd.DataFrame]":
         """Extrema that the final model reads of each of the patient's finished slides."""
-        import pandas as pd
-
-        from mm_assets.cohort.manifest import read_manifest
         from mm_assets.explain.backtrack import extrema_of_fold
 
-        config = self._workspace.config
-        if config.slides is None:
-            return {}, pd.DataFrame(columns=["slide_id", "patient_id"])
-        manifest, _ = read_manifest(config.slides)
-        manifest = manifest[manifest["patient_id"] == patient]
+        manifest = self._slides[self._slides["patient_id"] == patient]
+        cohort = self._workspace.config.cohort
         name = extremum_name(self._task)
-        receipts = self._workspace.receipts.read_many(config.cohort, name, manifest["slide_id"])
+        receipts = self._workspace.receipts.read_many(cohort, name, manifest["slide_id"])
         by_slide = {
             slide: extrema_of_fold(self._table(name, slide))
             for slide, receipt in receipts.items()
@@ -123,3 +118,15 @@ class PatientExplainer:
     def _table(self, asset: str, name: str = COHORT) -> "pd.DataFrame":
         ref = ArtefactRef(self._workspace.config.cohort, asset, name, "parquet")
         return self._workspace.store.read_table(ref)
+
+
+def _manifest(workspace: Workspace) -> "pd.DataFrame":
+    """Slides and patients; empty for a cohort without slides."""
+    import pandas as pd
+
+    from mm_assets.cohort.manifest import read_manifest
+
+    if workspace.config.slides is None:
+        return pd.DataFrame(columns=["slide_id", "patient_id"])
+    manifest, _ = read_manifest(workspace.config.slides)
+    return manifest

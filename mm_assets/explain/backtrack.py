@@ -1,6 +1,7 @@
 """From a patient's contributions back to places on slides, genes and covariates, ranked."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from mm_assets.models.extremum import locate, parse_feature
 from mm_assets.omics.filters import ALL_PATIENTS
 
 FOLD_COLUMNS = ["repeat", "fold", "selected"]
+_EXTREMUM = re.compile(r"[^:]+:(min|max):\d+")
 
 
 def extrema_of_fold(
@@ -47,11 +49,18 @@ def rank_features(
         Names of the clinical features.
     """
     used = contributions[contributions != 0]
+    if extrema is not None:  # a look-up goes through all rows
+        extrema = extrema[extrema["dimension"].isin(_dimensions(used.index))]
     order = sorted(used.index, key=lambda name: (-abs(used[name]), name))
     return [
-        _item(rank, name, float(used[name]), float(values[name]), extrema, name in set(covariates))
+        _item(rank, name, float(used[name]), float(values[name]), extrema, name in covariates)
         for rank, name in enumerate(order, start=1)
     ]
+
+
+def _dimensions(names: Iterable[str]) -> list[int]:
+    """Embedding dimensions that imaging features among the names stand for."""
+    return [parse_feature(name).dimension for name in names if _EXTREMUM.fullmatch(name)]
 
 
 def _item(
@@ -66,10 +75,9 @@ def _item(
     item = Item(rank=rank, kind="omics", feature=name, value=known, contribution=contribution)
     if clinical:
         return item.model_copy(update={"kind": "clinical"})
-    try:
-        feature = parse_feature(name)
-    except ValueError:
+    if not _EXTREMUM.fullmatch(name):
         return item
+    feature = parse_feature(name)
     found = {"kind": "imaging", "level": feature.level, "dimension": feature.dimension}
     found["extremum"] = feature.extremum
     if known is not None and extrema is not None:

@@ -14,7 +14,7 @@ from mm_assets.wsi.slide import Slide
 
 FOR, AGAINST = (200, 30, 30), (30, 80, 200)
 THUMBNAIL_PX, CROP_PX = 1600, 1024
-STRONGEST_TINT = 0.65
+STRONGEST_TINT = 0.5
 
 
 def thumbnail(slide: Slide, longest_px: int = THUMBNAIL_PX) -> tuple[Pixels, int]:
