@@ -74,7 +74,6 @@ class PatientExplainer:
             covariates.names() if covariates else [],
         )
         return EvidenceDocument(
-            schema="mm_assets.evidence",
             cohort=self._workspace.config.cohort,
             task=self._task.name,
             patient_id=patient,

@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = "mm_assets.evidence"
-
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -111,7 +109,7 @@ class EvidenceDocument(_Part):
         The model's outputs by name.
     """
 
-    schema_name: Literal["mm_assets.evidence"] = Field(SCHEMA, alias="schema")
+    schema_name: Literal["mm_assets.evidence"] = Field("mm_assets.evidence", alias="schema")
     version: Literal[1] = 1
     cohort: str
     task: str

@@ -45,7 +45,6 @@ def document() -> EvidenceDocument:
     )
     gene = Item(rank=5, kind="omics", feature="mutation:TP53", value=None, contribution=0.01)
     return EvidenceDocument(
-        schema="mm_assets.evidence",
         cohort="demo",
         task="survival",
         patient_id="P",
