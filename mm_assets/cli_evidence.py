@@ -1,6 +1,6 @@
 """`mm evidence`: what a prediction rests on, with places and files."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ def evidence(
     cohort: Annotated[str, typer.Argument(help="Name of a cohort, or the path of its defs.yaml.")],
     patient: Annotated[str, typer.Option(help="Patient id.")],
     task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Features to print of each task.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="Features and places to print.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print data for programs.")] = False,
 ) -> None:
     """Features behind a patient's prediction, ranked, with slide, coordinate and files."""
@@ -77,12 +77,13 @@ def patient_evidence(
 
 def _print(document: "EvidenceDocument", files: dict[str, str], top: int, title: str) -> None:
     from mm_assets.cli import out, show
-    from mm_assets.explain.document import table_rows
+    from mm_assets.explain.document import place_rows, table_rows
 
     prediction = ", ".join(f"{name} {value:.3f}" for name, value in document.prediction.items())
     seen = "seen in training" if document.seen_in_training else "not seen in training"
-    rows: list[dict[str, Any]] = table_rows(document.items[:top])
-    show(rows, False, title)
+    show(table_rows(document.items[:top]), False, title)
+    if document.instances:
+        show(place_rows(document.instances[:top]), False, "places, contributions summed")
     out.print(f"{prediction}; {document.model.name} version {document.model.version}, {seen}")
     out.print(f"contributions speak for {document.towards}: {document.meaning}", style="dim")
     for slide, file in files.items():

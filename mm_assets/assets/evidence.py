@@ -118,13 +118,10 @@ def _forget_crops(job: Job, asset: str) -> None:
 
 def _shown(job: Job, asset: str, document: "EvidenceDocument", picture: str) -> dict[str, Any]:
     """Metadata for the UI: the model, the strongest evidence, a small picture, files."""
-    from mm_assets.explain.document import table_rows
+    from mm_assets.explain.document import place_rows, table_rows
 
     store = job.workspace.store
     files = {part: store.address(job.ref(asset, part)) for part in ("json", "geojson", "png")}
-    rows = table_rows(document.items[:TABLE_ROWS])
-    columns = [dg.TableColumn(name) for name in (rows[0] if rows else ["rank"])]
-    records = [dg.TableRecord(row) for row in rows]
     return {
         "patient_id": document.patient_id,
         "model": f"{document.model.name} version {document.model.version}",
@@ -135,7 +132,13 @@ def _shown(job: Job, asset: str, document: "EvidenceDocument", picture: str) -> 
         "contributions are": document.meaning,
         "features": len(document.items),
         "places on this slide": len(document.on_slide(job.name)),
-        "evidence": dg.MetadataValue.table(records, dg.TableSchema(columns)),
+        "evidence": _table(table_rows(document.items[:TABLE_ROWS])),
+        "places": _table(place_rows(document.on_slide(job.name)[:TABLE_ROWS])),
         "picture": dg.MetadataValue.md(picture),
         **{f"file {part}": dg.MetadataValue.path(path) for part, path in files.items()},
     }
+
+
+def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:
+    columns = [dg.TableColumn(name) for name in (rows[0] if rows else ["nothing to show"])]
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], dg.TableSchema(columns))

@@ -160,8 +160,24 @@ def table_rows(items: Sequence[Item]) -> list[dict[str, Any]]:
             "slide": item.slide_id or "",
             "x": "" if item.x is None else str(item.x),
             "y": "" if item.y is None else str(item.y),
-            "size0": "" if item.size0 is None else str(item.size0),
-            "crop": item.crop or "",
         }
         for item in items
+    ]
+
+
+def place_rows(instances: Sequence[Instance]) -> list[dict[str, Any]]:
+    """Instances as rows for people."""
+    return [
+        {
+            "rank": found.rank,
+            "level": found.level,
+            "score": f"{found.score:+.4f}",
+            "features": "" if found.features is None else str(found.features),
+            "slide": found.slide_id,
+            "x": found.x,
+            "y": found.y,
+            "size0": found.size0,
+            "crop": found.crop or "",
+        }
+        for found in instances
     ]

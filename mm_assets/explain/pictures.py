@@ -1,6 +1,7 @@
 """Evidence on a slide's thumbnail, and crops of what it points to."""
 
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,8 +19,8 @@ STRONGEST_TINT = 0.5
 
 
 def thumbnail(slide: Slide, longest_px: int = THUMBNAIL_PX) -> tuple[Pixels, int]:
-    """The whole slide, RGB uint8, at most about `longest_px` long, and its integer downsample."""
-    downsample = max(1, round(max(slide.width, slide.height) / longest_px))
+    """The whole slide, RGB uint8, at most `longest_px` long, and its integer downsample."""
+    downsample = math.ceil(max(slide.width, slide.height) / longest_px)
     return slide.overview(downsample * slide.mpp)
 
 
