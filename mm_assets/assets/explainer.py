@@ -68,8 +68,8 @@ class PatientExplainer:
         found = explain_heec(self._model, frame)
         covariates = self._model.preprocessor.covariates
         items = rank_features(
-            found.table.loc[patient],
-            feature_values(self._model, frame).loc[patient],
+            found.table.iloc[0],
+            feature_values(self._model, frame).iloc[0],
             patient_extrema(by_slide, manifest).get(patient),
             covariates.names() if covariates else [],
         )
@@ -81,11 +81,11 @@ class PatientExplainer:
             model=Model(name=self._name, version=self._version),
             weights=str(self._receipt.metadata.get("weights", "")),
             seen_in_training=patient in self._trained,
-            towards=str(found.towards[patient]),
+            towards=str(found.towards.iloc[0]),
             meaning=found.meaning,
-            prediction=self._model.predict(frame).loc[patient].astype(float).to_dict(),
-            base=float(found.base[patient]),
-            score=float(found.score[patient]),
+            prediction=self._model.predict(frame).iloc[0].astype(float).to_dict(),
+            base=float(found.base.iloc[0]),
+            score=float(found.score.iloc[0]),
             remainder=sum(item.contribution for item in items[SHOWN_ITEMS:]),
             items=tuple(items[:SHOWN_ITEMS]),
             instances=tuple(rank_instances(items)),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mm_assets.explain.document import EvidenceDocument
+from mm_assets.explain.document import EvidenceDocument, Instance, Item
 from mm_assets.explain.pictures import crop, png_bytes
 from mm_assets.wsi.slide import Slide
 
@@ -24,18 +24,18 @@ def with_crops(
     """
     chosen = document.on_slide(slide_id)[:count]
     parts = {f"crop{found.rank:03d}.png": png_bytes(crop(slide, found)) for found in chosen}
-    files = {
-        (found.slide_id, found.level, found.x, found.y): f"{slide_id}.{part}"
-        for found, part in zip(chosen, parts, strict=True)
-    }
-    instances, items = (
-        tuple(
-            part.model_copy(update={"crop": files.get((part.slide_id, part.level, part.x, part.y))})
-            for part in listed
-        )
-        for listed in (document.instances, document.items)
+    files = {_place(found): f"{slide_id}.{part}" for found, part in zip(chosen, parts, strict=True)}
+    instances = tuple(
+        found.model_copy(update={"crop": files.get(_place(found))}) for found in document.instances
+    )
+    items = tuple(
+        item.model_copy(update={"crop": files.get(_place(item))}) for item in document.items
     )
     return document.model_copy(update={"instances": instances, "items": items}), parts
+
+
+def _place(found: Instance | Item) -> tuple[str | None, str | None, int | None, int | None]:
+    return found.slide_id, found.level, found.x, found.y
 
 
 def joined(documents: Sequence[EvidenceDocument]) -> EvidenceDocument:
