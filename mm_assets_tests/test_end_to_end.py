@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mm_assets.explain.backtrack import extrema_of_fold
 from mm_assets.explain.document import EvidenceDocument
 from mm_assets_tests.cohorts import Cohort, make_cohort, paint_slide, slide_name, truncate
 
@@ -188,7 +189,7 @@ def test_places_are_those_of_the_stored_extrema(cohort: Cohort) -> None:
     assert slides == set(found["files"])
     for slide in slides:
         table = pq.read_table(folder_of(cohort, "extremum_vectors_subtype") / f"{slide}.parquet")
-        extrema = table.to_pandas().set_index(["level", "dimension"])
+        extrema = extrema_of_fold(table.to_pandas()).set_index(["level", "dimension"])
         for item in (item for item in imaging if item["slide_id"] == slide):
             side = item["extremum"]
             row = extrema.loc[(item["level"], item["dimension"])]
@@ -212,6 +213,26 @@ def test_crops_and_pictures_are_beside_the_document(cohort: Cohort) -> None:
         here = [i for i in found["instances"] if i["slide_id"] == slide]
         assert len(shapes) == len(here)
         assert Image.open(folder / f"{slide}.png").size == (640, 640)
+
+
+def test_the_ui_shows_places_and_a_small_picture(cohort: Cohort) -> None:
+    import dagster as dg
+
+    from mm_assets.resources.home import dagster_instance
+
+    records = dg.AssetRecordsFilter(
+        dg.AssetKey(["tiny", "evidence_subtype"]), asset_partitions=[f"{TWO}-S1"]
+    )
+    with dagster_instance() as instance:
+        event = instance.fetch_materializations(records, limit=1).records[0]
+    assert event.asset_materialization is not None
+    metadata = event.asset_materialization.metadata
+    picture, places = metadata["picture"], metadata["places"]
+    assert isinstance(picture, dg.MarkdownMetadataValue)
+    assert "data:image/png;base64," in (picture.md_str or "")
+    assert len(picture.md_str or "") < 50_000
+    assert isinstance(places, dg.TableMetadataValue)
+    assert {record.data["slide"] for record in places.records} == {f"{TWO}-S1"}
 
 
 def test_the_table_for_people_and_patients_without_slides(cohort: Cohort) -> None:

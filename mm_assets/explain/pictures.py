@@ -16,6 +16,7 @@ from mm_assets.wsi.slide import Slide
 FOR, AGAINST = (200, 30, 30), (30, 80, 200)
 THUMBNAIL_PX, CROP_PX = 1600, 1024
 STRONGEST_TINT = 0.5
+INLINE_BYTES = 36_000  # 48,000 in base64
 
 
 def thumbnail(slide: Slide, longest_px: int = THUMBNAIL_PX) -> tuple[Pixels, int]:
@@ -91,7 +92,7 @@ def small_picture(picture: Pixels, instances: Sequence[Instance], downsample: fl
         smaller = Image.fromarray(picture).resize((size[0], size[1]), Image.Resampling.BOX)
         return draw_evidence(np.asarray(smaller), instances, downsample / scale)
 
-    return small_png(draw)
+    return small_png(draw, INLINE_BYTES)
 
 
 def png_bytes(image: Image.Image | Pixels) -> bytes:
