@@ -32,7 +32,7 @@ def evidence_stage(config: CohortConfig, task: Task) -> SlideStage:
     tables = (CLINICAL, *((OMICS,) if config.omics else ()))
     return SlideStage(
         outputs=(evidence_name(task),),
-        upstream=("slide", "tissue", extremum_name(task), heec_name(task), *tables),
+        upstream=("slide", extremum_name(task), heec_name(task), *tables),
         group="reports",
         code_version="1",
         description="What the final model's prediction of the slide's patient rests on: JSON for "

@@ -40,7 +40,7 @@ def embeddings(rng: np.random.Generator, planted: tuple[int, float] | None) -> p
 @pytest.mark.parametrize("kind", ["survival", "classification"])
 def test_planted_feature_leads_to_slide_and_coordinate(kind: str) -> None:
     rng = np.random.default_rng(3)
-    patients = [f"P{i:02d}" for i in range(60)]
+    patients = [f"P{i:02d}" for i in range(40)]
     burden = dict(zip(patients, rng.uniform(2, 10, len(patients)), strict=True))
     by_slide, planted, rows = {}, {}, []
     for patient in patients:
