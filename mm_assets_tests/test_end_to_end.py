@@ -240,13 +240,14 @@ def test_the_table_for_people_and_patients_without_slides(cohort: Cohort) -> Non
     assert "tiny.subtype.heec version 1, seen in training" in shown
     assert "tiny.survival.heec version 1, seen in training" in shown
     assert f"evidence_survival/{TWO}-S1.json" in shown
-    other = json.loads(cohort.mm("evidence", "tiny", "--patient", "P020", "--json"))[0]
+    subtype = ("--task", "subtype")
+    other = json.loads(cohort.mm("evidence", "tiny", "--patient", "P020", "--json", *subtype))[0]
     assert not other["instances"]
     assert not other["files"]
     kinds = {item["kind"] for item in other["items"] if item["value"] is not None}
     assert kinds <= {"omics", "clinical"}
     assert "omics" in kinds
-    assert "no patient" in cohort.mm("evidence", "tiny", "--patient", "nobody", expect=1)
+    assert "no patient" in cohort.mm("evidence", "tiny", "--patient", "nobody", *subtype, expect=1)
     assert "no task" in cohort.mm("evidence", "tiny", "--patient", TWO, "--task", "other", expect=1)
 
 
