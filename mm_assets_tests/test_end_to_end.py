@@ -8,13 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from pyarrow import feather
 
-from mm_assets_tests.cohorts import Cohort, make_cohort, slide_name, truncate
+from mm_assets.explain.backtrack import extrema_of_fold
+from mm_assets.explain.document import EvidenceDocument
+from mm_assets_tests.cohorts import Cohort, make_cohort, paint_slide, slide_name, truncate
 
 PATIENTS, SLIDES = 32, 12
-TRUNCATED, BLANK = "P003", "P007"
+TRUNCATED, BLANK, TWO = "P003", "P007", "P001"  # TWO has two slides
+GOOD = SLIDES - 2 + 1
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +29,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cohort]:
     slides = yaml.parent / "slides"
     truncate(slides / slide_name(TRUNCATED))
     _blank(slides / slide_name(BLANK))
+    paint_slide(slides / f"{TWO}-S2.tiff", seed=99)
     home = folder / "mm"
     home.mkdir()
     made = Cohort(yaml, home)
@@ -48,7 +54,7 @@ def test_every_good_slide_reaches_the_end(cohort: Cohort) -> None:
     states = {row["asset"]: row for row in json.loads(cohort.mm("status", "tiny", "--json"))}
     for task in ("subtype", "survival"):
         row = states[f"extremum_vectors_{task}"]
-        assert (row["done"], row["failed"]) == (SLIDES - 2, 0)
+        assert (row["done"], row["failed"]) == (GOOD, 0)
         assert states[f"evaluation_{task}"]["done"] == 1
     assert states["cohort_report"]["done"] == 1
 
@@ -163,3 +169,105 @@ def test_unknown_asset_is_named(cohort: Cohort) -> None:
     message = cohort.mm("materialize", "tiny", "--select", "nonsense", expect=1)
     assert "nonsense" in message
     assert "extremum_vectors_survival" in message
+
+
+def folder_of(cohort: Cohort, asset: str) -> Path:
+    return cohort.home / "store" / "tiny" / asset
+
+
+def test_every_slide_has_evidence_that_names_its_model(cohort: Cohort) -> None:
+    documents = {
+        path.stem: EvidenceDocument.from_json(path.read_bytes())
+        for path in folder_of(cohort, "evidence_subtype").glob("*.json")
+    }
+    assert len(documents) == GOOD
+    for slide, document in documents.items():
+        assert document.slide is not None
+        assert (document.slide.slide_id, document.slide.width) == (slide, 640)
+        assert document.model.name == "tiny.subtype.heec"
+        assert document.weights == "resnet50 random:0"
+        assert document.seen_in_training
+        listed = sum(item.contribution for item in document.items)
+        assert document.base is not None
+        assert document.base + listed + document.remainder == pytest.approx(document.score)
+        odds = np.exp(document.score or 0.0)
+        top = max(document.prediction.values())
+        assert top == pytest.approx(odds / (1 + odds), abs=1e-6)
+
+
+def test_places_are_those_of_the_stored_extrema(cohort: Cohort) -> None:
+    found = json.loads(
+        cohort.mm("evidence", "tiny", "--patient", TWO, "--task", "subtype", "--json")
+    )[0]
+    assert set(found["files"]) == {f"{TWO}-S1", f"{TWO}-S2"}
+    imaging = [item for item in found["items"] if item["slide_id"]]
+    slides = {item["slide_id"] for item in imaging}
+    assert slides == set(found["files"])
+    for slide in slides:
+        table = pq.read_table(folder_of(cohort, "extremum_vectors_subtype") / f"{slide}.parquet")
+        extrema = extrema_of_fold(table.to_pandas()).set_index(["level", "dimension"])
+        for item in (item for item in imaging if item["slide_id"] == slide):
+            side = item["extremum"]
+            row = extrema.loc[(item["level"], item["dimension"])]
+            assert (item["x"], item["y"]) == (row[f"{side}_x"], row[f"{side}_y"])
+            assert item["value"] == pytest.approx(row[f"{side}imum"])
+
+
+def test_crops_and_pictures_are_beside_the_document(cohort: Cohort) -> None:
+    found = json.loads(
+        cohort.mm("evidence", "tiny", "--patient", TWO, "--task", "subtype", "--json")
+    )[0]
+    crops = [instance["crop"] for instance in found["instances"] if instance["crop"]]
+    folder = folder_of(cohort, "evidence_subtype")
+    assert {name.partition(".")[0] for name in crops} == set(found["files"])
+    for instance in found["instances"]:
+        if instance["crop"]:
+            edge = min(instance["size0"], 1024)
+            assert Image.open(folder / instance["crop"]).size == (edge, edge)
+    for slide in found["files"]:
+        shapes = json.loads((folder / f"{slide}.geojson").read_text())["features"]
+        here = [i for i in found["instances"] if i["slide_id"] == slide]
+        assert len(shapes) == len(here)
+        assert Image.open(folder / f"{slide}.png").size == (640, 640)
+
+
+def test_the_ui_shows_places_and_a_small_picture(cohort: Cohort) -> None:
+    import dagster as dg
+
+    from mm_assets.resources.home import dagster_instance
+
+    records = dg.AssetRecordsFilter(
+        dg.AssetKey(["tiny", "evidence_subtype"]), asset_partitions=[f"{TWO}-S1"]
+    )
+    with dagster_instance() as instance:
+        event = instance.fetch_materializations(records, limit=1).records[0]
+    assert event.asset_materialization is not None
+    metadata = event.asset_materialization.metadata
+    picture, places = metadata["picture"], metadata["places"]
+    assert isinstance(picture, dg.MarkdownMetadataValue)
+    assert "data:image/png;base64," in (picture.md_str or "")
+    assert len(picture.md_str or "") < 50_000
+    assert isinstance(places, dg.TableMetadataValue)
+    assert {record.data["slide"] for record in places.records} == {f"{TWO}-S1"}
+
+
+def test_the_table_for_people_and_patients_without_slides(cohort: Cohort) -> None:
+    shown = " ".join(cohort.mm("evidence", "tiny", "--patient", TWO, "--top", "5").split())
+    assert "tiny.subtype.heec version 1, seen in training" in shown
+    assert "tiny.survival.heec version 1, seen in training" in shown
+    assert f"evidence_survival/{TWO}-S1.json" in shown
+    subtype = ("--task", "subtype")
+    other = json.loads(cohort.mm("evidence", "tiny", "--patient", "P020", "--json", *subtype))[0]
+    assert not other["instances"]
+    assert not other["files"]
+    kinds = {item["kind"] for item in other["items"] if item["value"] is not None}
+    assert kinds <= {"omics", "clinical"}
+    assert "omics" in kinds
+    assert "no patient" in cohort.mm("evidence", "tiny", "--patient", "nobody", *subtype, expect=1)
+    assert "no task" in cohort.mm("evidence", "tiny", "--patient", TWO, "--task", "other", expect=1)
+
+
+def test_lineage_leads_from_evidence_to_model_and_slide(cohort: Cohort) -> None:
+    tree = cohort.mm("lineage", f"tiny/evidence_subtype/{TWO}-S1", "--full")
+    for asset in ("heec_subtype", "extremum_vectors_subtype", "slide", "omics"):
+        assert asset in tree

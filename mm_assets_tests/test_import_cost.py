@@ -8,7 +8,10 @@ from pathlib import Path
 from mm_assets_tests.cohorts import make_cohort
 from mm_assets_tests.daemon import environment
 
-HEAVY = {"torch", "torchvision", "lightgbm", "mlflow", "matplotlib", "sklearn", "cv2", "lifelines"}
+HEAVY = {
+    "torch", "torchvision", "torch_geometric", "captum", "lightgbm", "mlflow", "matplotlib",
+    "sklearn", "cv2", "lifelines",
+}  # fmt: skip
 SCRIPT = """
 import json, sys
 from mm_assets.definitions import defs

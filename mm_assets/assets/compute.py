@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,6 +15,8 @@ from pathlib import Path
 from mm_assets.cohort.config import ComputeOverride, mm_home
 
 GPU_POOL = "gpu"
+
+_leased: tuple[int, ...] = ()  # devices of this process's last lease
 
 # Cheapest SageMaker instance that satisfies (GPUs, CPUs, memory in GiB).
 _INSTANCES = (
@@ -117,16 +119,18 @@ def gpu_lease(
     """Hold `compute.gpu` devices of this machine, or none where there is no device.
 
     A lock file per device is the lease: the kernel frees it when the process dies, however it
-    dies. CUDA_VISIBLE_DEVICES names the devices held, so the lease must be taken before torch is
-    imported.
+    dies. CUDA_VISIBLE_DEVICES names the devices held, so the first lease of a process must be
+    taken before torch initialises CUDA; CUDA stays with these devices, and so do later leases.
 
     Raises
     ------
     ValueError
         When the asset wants more devices than the machine has.
     RuntimeError
-        When torch has already initialised CUDA in this process.
+        When torch has already initialised CUDA in this process, without a lease or with one of
+        another number of devices.
     """
+    global _leased
     available = gpu_count() if devices is None else devices
     if not compute.gpu or not available:
         yield ()
@@ -134,11 +138,14 @@ def gpu_lease(
     if compute.gpu > available:
         raise ValueError(f"{compute.gpu} GPUs wanted, this machine has {available}")
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    bound = torch is not None and torch.cuda.is_initialized()
+    if bound and len(_leased) != compute.gpu:
         raise RuntimeError("the GPU lease must be taken before torch initialises CUDA")
     folder = mm_home() / "leases"
     folder.mkdir(parents=True, exist_ok=True)
-    handles = _lock_devices(folder, compute.gpu, available, poll_seconds)
+    choice = _leased if bound else tuple(range(available))
+    handles = _lock_devices(folder, compute.gpu, choice, poll_seconds)
+    _leased = tuple(handles)
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, handles))
     try:
@@ -152,10 +159,12 @@ def gpu_lease(
             os.close(handle)
 
 
-def _lock_devices(folder: Path, wanted: int, available: int, poll_seconds: float) -> dict[int, int]:
+def _lock_devices(
+    folder: Path, wanted: int, choice: Sequence[int], poll_seconds: float
+) -> dict[int, int]:
     while True:
         held: dict[int, int] = {}
-        for device in range(available):
+        for device in choice:
             handle = os.open(folder / f"gpu{device}.lock", os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

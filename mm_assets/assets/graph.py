@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+from mm_assets.assets.evidence import evidence_stage
 from mm_assets.assets.extremum import extremum_stage
 from mm_assets.assets.models import model_stages
+from mm_assets.assets.nuclei import nucleus_stage
+from mm_assets.assets.nucleus_gnn import nucleus_gnn_stage
 from mm_assets.assets.omics import table_stages, task_table_stages
 from mm_assets.assets.reports import cohort_report_stage, evaluation_stage
 from mm_assets.assets.selection import tile_scorer_stage
@@ -18,10 +21,14 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
     stages: list[SlideStage | CohortStage] = []
     if config.slides:
         stages += [slide_stage(config), tissue_stage(config), embedding_stage(config)]
+    if config.slides and config.nuclei is not None:
+        stages.append(nucleus_stage(config))
     stages += table_stages(config)
     models: dict[str, list[str]] = {}
     for task in config.tasks:
         stages += task_table_stages(config, task)
+        if config.slides and config.nuclei is not None:
+            stages.append(nucleus_gnn_stage(config, task))
         if config.slides:
             if config.selection.method != "none":
                 stages.append(tile_scorer_stage(config, task))
@@ -29,6 +36,8 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
         task_models = model_stages(config, task)
         stages += task_models
         models[task.name] = [stage.name for stage in task_models]
+        if config.slides:
+            stages.append(evidence_stage(config, task))
         stages.append(evaluation_stage(config, task, models[task.name]))
     stages.append(cohort_report_stage(config, models))
     return stages

@@ -37,7 +37,7 @@ from mm_assets.assets.stage import (
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.resources.home import keep_connections
 from mm_assets.resources.receipts import Receipt
-from mm_assets.resources.store import ArtefactStore, Provenance, StoreError, StoreFullError
+from mm_assets.resources.store import COHORT, ArtefactStore, Provenance, StoreError, StoreFullError
 from mm_assets.resources.tracking import Tracking
 from mm_assets.wsi.errors import SlideError
 
@@ -194,7 +194,8 @@ class SlideRun:
         return None
 
     def _job(self, slide: str, settled: Mapping[str, Receipt]) -> Job:
-        upstream = {a: {slide: r[slide]} for a, r in self.upstream.items()}
+        inputs = {asset: self._input(asset, slide) for asset in self.upstream}
+        upstream = {asset: {r.name: r} for asset, r in inputs.items() if r}
         return Job(self.workspace, slide, self._missing(slide, settled), upstream, self.run_id)
 
     @contextmanager
@@ -251,16 +252,22 @@ class SlideRun:
         return {a: self._provenance(a, slide) for a in self.assets if a not in reused}
 
     def _blocked(self, slide: str) -> str:
-        for asset, receipts in self.upstream.items():
-            receipt = receipts.get(slide)
+        for asset in self.upstream:
+            receipt = self._input(asset, slide)
             if receipt is None:
                 return f"{asset} has not been made"
             if receipt.state != "done":
                 return f"{asset}: {receipt.reason}"
         return ""
 
+    def _input(self, asset: str, slide: str) -> Receipt | None:
+        """Receipt of an upstream asset for a slide: its own, or that of a whole-cohort asset."""
+        receipts = self.upstream[asset]
+        return receipts.get(slide, receipts.get(COHORT))
+
     def _provenance(self, asset: str, slide: str) -> Provenance:
-        inputs = {a: {slide: r[slide].digest} for a, r in self.upstream.items()}
+        receipts = {asset: self._input(asset, slide) for asset in self.upstream}
+        inputs = {asset: {r.name: r.digest} for asset, r in receipts.items() if r}
         if self.stage.sources:
             inputs["source"] = dict(self.sources.get(slide, {}))
         parameters = {**self.stage.parameters, **self.stage.own_parameters.get(asset, {})}

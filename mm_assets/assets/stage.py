@@ -131,7 +131,7 @@ class Stage:
         Names of the assets made in one go, the first also names the stage.
     upstream
         Assets read; per-slide assets are read for the same slide by per-slide stages, for all
-        slides by cohort stages.
+        slides by cohort stages. Whole-cohort assets are read by both.
     code_version
         Changed by hand when the meaning of the output changes.
     parameters

@@ -11,6 +11,9 @@ from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, TwoSt
 from mm_assets.cohort.config import CohortConfig, EncoderConfig, mm_home
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mm_assets.encoders.base import Encoder
     from mm_assets.wsi.slide import Slide
     from mm_assets.wsi.tiling import TilePlan
@@ -52,7 +55,6 @@ def embedding_stage(config: CohortConfig) -> SlideStage:
 def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
     from mm_assets.encoders.batch import with_best_batch
     from mm_assets.encoders.registry import load_encoder
-    from mm_assets.wsi.tiling import plan_tiles
 
     imaging = workspace.config.imaging
     configured = {**tile_encoders(workspace.config), REGIONS: imaging}
@@ -65,19 +67,8 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
 
     @contextmanager
     def prepare(job: Job) -> Iterator[Callable[[], Mapping[str, Produced]]]:
-        mask, downsample = read_mask(job)
         with open_local_slide(job, rows[job.name]) as slide:
-            plan = plan_tiles(
-                slide.width,
-                slide.height,
-                slide.mpp,
-                mask,
-                downsample,
-                target_mpp=imaging.mpp,
-                tile_px=imaging.tile_px,
-                region_px=imaging.region_px,
-                min_tissue=imaging.min_tissue,
-            )
+            plan, _ = plan_of(job, slide)
             # Asking for the reader compares it with OpenSlide: the device need not wait for that.
             reader = slide.reader_at(plan.tile_grid.size0 / plan.tile_grid.px)
             yield partial(compute, job, slide, reader, plan)
@@ -91,6 +82,25 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
         return _embed(job, slide, reader, plan, encoders)
 
     yield TwoSteps(prepare)
+
+
+def plan_of(job: Job, slide: "Slide") -> "tuple[TilePlan, tuple[NDArray[np.bool_], int]]":
+    """Tiles of the job's slide, and the tissue mask behind them with its downsample."""
+    from mm_assets.wsi.tiling import plan_tiles
+
+    imaging = job.workspace.config.imaging
+    tissue = read_mask(job)
+    plan = plan_tiles(
+        slide.width,
+        slide.height,
+        slide.mpp,
+        *tissue,
+        target_mpp=imaging.mpp,
+        tile_px=imaging.tile_px,
+        region_px=imaging.region_px,
+        min_tissue=imaging.min_tissue,
+    )
+    return plan, tissue
 
 
 def _embed(

@@ -129,6 +129,16 @@ class SelectionConfig(_Strict):
     )
 
 
+class NucleiConfig(_Strict):
+    """Nuclei are looked for; they are embedded by the encoder of the tiles."""
+
+    tiles: int | None = Field(
+        None,
+        ge=1,
+        description="Tiles of each slide, drawn at random, in which to look; null: all.",
+    )
+
+
 class _TaskBase(_Strict):
     name: str = Field(pattern=NAME_PATTERN)
     without_genes: list[str] = Field(
@@ -211,6 +221,9 @@ class CohortConfig(_Strict):
     slides: SlidesConfig | None = None
     omics: OmicsConfig | None = None
     imaging: ImagingConfig = ImagingConfig()
+    nuclei: NucleiConfig | None = Field(
+        None, description="Nucleus graphs of the slides; left out unless given (`{}` will do)."
+    )
     selection: SelectionConfig = SelectionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     refresh: RefreshConfig = RefreshConfig()

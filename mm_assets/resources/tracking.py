@@ -196,6 +196,10 @@ class Tracking(dg.ConfigurableResource):
         with _hushed():
             return _mlflow(self.uri).pyfunc.load_model(f"models:/{found.name}/{found.version}")
 
+    def predictor(self, name: str, version_or_alias: int | str = CHAMPION) -> Any:
+        """The predictor that was registered, as it was pickled."""
+        return self.load(name, version_or_alias).unwrap_python_model().predictor
+
     def lineage(self, model: RegisteredModel) -> dict[str, Any]:
         """Lineage as logged with a version."""
         artifacts = _mlflow(self.uri).artifacts

@@ -64,9 +64,9 @@ def embed_slide(
     """
     device = ThreadPoolExecutor(1, "embed")
 
-    def batches(encoders: "Mapping[str, Encoder]") -> dict[str, _Batches]:
+    def batches(encoders: "Mapping[str, Encoder]") -> dict[str, Batches]:
         edge = plan.tile_grid.px
-        return {name: _Batches(e, edge, batch_size, device) for name, e in encoders.items()}
+        return {name: Batches(e, edge, batch_size, device) for name, e in encoders.items()}
 
     of_tiles, of_regions = batches(tiles), batches(regions)
     try:
@@ -83,7 +83,7 @@ def embed_slide(
         device.shutdown(cancel_futures=True)
 
 
-class _Batches:
+class Batches:
     """Collects pictures for an encoder; a batch is computed while the next one is filled."""
 
     def __init__(
@@ -124,7 +124,7 @@ class _Batches:
         self._buffers.append(buffer)
 
 
-def _read_tiles(slide: Slide, plan: TilePlan, batches: list[_Batches]) -> None:
+def _read_tiles(slide: Slide, plan: TilePlan, batches: list[Batches]) -> None:
     """Pass over the kept tiles alone."""
     with closing(_read(slide, plan, plan.tiles)) as pictures:
         for picture in pictures:
@@ -132,7 +132,7 @@ def _read_tiles(slide: Slide, plan: TilePlan, batches: list[_Batches]) -> None:
 
 
 def _read_regions(
-    slide: Slide, plan: TilePlan, tiles: list[_Batches], regions: list[_Batches]
+    slide: Slide, plan: TilePlan, tiles: list[Batches], regions: list[Batches]
 ) -> None:
     """Pass over all tiles of kept regions, a row of regions at a time."""
     edge = plan.tile_grid.px
@@ -153,7 +153,7 @@ def _read_regions(
                 _add(canvas, regions)
 
 
-def _add(picture: Pixels, batches: list[_Batches]) -> None:
+def _add(picture: Pixels, batches: list[Batches]) -> None:
     for each in batches:
         each.add(picture)
 

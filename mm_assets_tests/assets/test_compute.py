@@ -62,6 +62,27 @@ def test_lease_names_the_device_and_restores_the_environment(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
 
 
+def test_later_leases_of_a_process_are_of_the_devices_that_cuda_was_initialised_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    other = _hold(home)
+    try:
+        assert other.stdout
+        assert other.stdout.readline() == "0\n"
+        with gpu_lease(Compute(gpu=1), devices=2, poll_seconds=0.05) as held:
+            assert held == (1,)
+    finally:
+        other.kill()
+        other.wait()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with gpu_lease(Compute(gpu=1), devices=2, poll_seconds=0.05) as held:
+        assert held == (1,)
+    with pytest.raises(RuntimeError, match="before torch"), gpu_lease(Compute(gpu=2), devices=2):
+        pass
+
+
 def test_no_lease_without_devices(home: Path) -> None:
     with gpu_lease(Compute(gpu=1), devices=0) as held:
         assert held == ()
