@@ -164,7 +164,7 @@ class _Search:
         return nuclei, crops
 
 
-def _crops(picture: Pixels, across: NDArray[np.float32], down: NDArray[np.float32]) -> Pixels:
+def _crops(picture: Pixels, across: NDArray[np.float64], down: NDArray[np.float64]) -> Pixels:
     half = CROP_PX // 2
     padded = np.pad(picture, ((half, half), (half, half), (0, 0)), constant_values=WHITE)
     corners = zip(np.rint(down).astype(int), np.rint(across).astype(int), strict=True)
