@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -271,3 +272,25 @@ def test_lineage_leads_from_evidence_to_model_and_slide(cohort: Cohort) -> None:
     tree = cohort.mm("lineage", f"tiny/evidence_subtype/{TWO}-S1", "--full")
     for asset in ("heec_subtype", "extremum_vectors_subtype", "slide", "omics"):
         assert asset in tree
+
+
+def test_evidence_follows_the_extrema_of_the_patients_other_slides(cohort: Cohort) -> None:
+    from mm_assets.assets.graph import cohort_stages
+    from mm_assets.assets.partitions import SlideRun
+    from mm_assets.cli import workspace
+
+    space = workspace("tiny")
+    stage = next(s for s in cohort_stages(space.config) if s.name == "evidence_subtype")
+    slides = [slide_name("P000").removesuffix(".tiff"), f"{TWO}-S1", f"{TWO}-S2"]
+
+    def pending() -> list[str]:
+        return SlideRun(stage, space, stage.outputs, "").pending(slides)
+
+    assert pending() == []
+    known = space.receipts.read("tiny", "extremum_vectors_subtype", f"{TWO}-S2")
+    assert known is not None
+    space.receipts.write(replace(known, outputs={"parquet": "sha256:other"}))
+    try:
+        assert pending() == slides[1:]
+    finally:
+        space.receipts.write(known)

@@ -11,7 +11,7 @@ from mm_assets.assets.compute import Compute
 from mm_assets.assets.extremum import extremum_name
 from mm_assets.assets.models import heec_name
 from mm_assets.assets.omics import CLINICAL, OMICS
-from mm_assets.assets.slides import manifest_rows, markdown_image, open_local_slide, slide_sources
+from mm_assets.assets.slides import manifest_rows, markdown_image, open_local_slide
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
 from mm_assets.cohort.config import CohortConfig, Task
 
@@ -40,20 +40,10 @@ def evidence_stage(config: CohortConfig, task: Task) -> SlideStage:
         "by that model in training.",
         kinds=frozenset({"lightgbm", "geojson"}),
         compute=Compute(cpu=1, memory_gib=6, chunk=200),
-        # A prediction rests on all slides of a patient.
-        sources=_slides_of_patients,
+        patient_upstream=(extremum_name(task),),
         isolated=True,
         worker=partial(_evidence_worker, task=task),
     )
-
-
-def _slides_of_patients(config: CohortConfig) -> dict[str, dict[str, str]]:
-    """Slide id -> stamps of the files of all slides of its patient."""
-    stamps = slide_sources(config)
-    by_patient: dict[str, dict[str, str]] = {}
-    for slide, stamp in stamps.items():
-        by_patient.setdefault(stamp["patient"], {})[slide] = stamp["file"]
-    return {slide: by_patient[stamp["patient"]] for slide, stamp in stamps.items()}
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from mm_assets.assets.compute import gpu_lease
 from mm_assets.assets.isolation import Loss, Report, run_here, run_isolated
 from mm_assets.assets.progress import Progress
 from mm_assets.assets.slide_events import SLIDE_OK, range_events, single_slide_events
+from mm_assets.assets.slides import patient_slides
 from mm_assets.assets.stage import (
     Job,
     Produced,
@@ -75,6 +76,7 @@ class SlideRun:
         self.cohort = workspace.config.cohort
         self.upstream = {a: self.receipts.read_all(self.cohort, a) for a in stage.upstream}
         self.sources = stage.sources(workspace.config) if stage.sources else {}
+        self.siblings = patient_slides(workspace.config) if stage.patient_upstream else {}
         self._stack = ExitStack()
         self._worker: SlideWorker | None = None
         self._lock = Lock()
@@ -194,8 +196,7 @@ class SlideRun:
         return None
 
     def _job(self, slide: str, settled: Mapping[str, Receipt]) -> Job:
-        inputs = {asset: self._input(asset, slide) for asset in self.upstream}
-        upstream = {asset: {r.name: r} for asset, r in inputs.items() if r}
+        upstream = {asset: self._read(asset, slide) for asset in self.upstream}
         return Job(self.workspace, slide, self._missing(slide, settled), upstream, self.run_id)
 
     @contextmanager
@@ -252,22 +253,28 @@ class SlideRun:
         return {a: self._provenance(a, slide) for a in self.assets if a not in reused}
 
     def _blocked(self, slide: str) -> str:
-        for asset in self.upstream:
-            receipt = self._input(asset, slide)
+        for asset, receipts in self.upstream.items():
+            receipt = receipts.get(slide, receipts.get(COHORT))
             if receipt is None:
                 return f"{asset} has not been made"
             if receipt.state != "done":
                 return f"{asset}: {receipt.reason}"
         return ""
 
-    def _input(self, asset: str, slide: str) -> Receipt | None:
-        """Receipt of an upstream asset for a slide: its own, or that of a whole-cohort asset."""
+    def _read(self, asset: str, slide: str) -> dict[str, Receipt]:
+        """Finished receipts of an upstream asset that work on the slide reads."""
         receipts = self.upstream[asset]
-        return receipts.get(slide, receipts.get(COHORT))
+        names = self.siblings[slide] if asset in self.stage.patient_upstream else (slide,)
+        found = {name: receipts.get(name) for name in (COHORT, *names)}
+        return {name: r for name, r in found.items() if r and r.state == "done"}
 
     def _provenance(self, asset: str, slide: str) -> Provenance:
-        receipts = {asset: self._input(asset, slide) for asset in self.upstream}
-        inputs = {asset: {r.name: r.digest} for asset, r in receipts.items() if r}
+        inputs = {
+            upstream: {
+                name: receipt.digest for name, receipt in self._read(upstream, slide).items()
+            }
+            for upstream in self.upstream
+        }
         if self.stage.sources:
             inputs["source"] = dict(self.sources.get(slide, {}))
         parameters = {**self.stage.parameters, **self.stage.own_parameters.get(asset, {})}

@@ -48,6 +48,15 @@ def manifest_rows(config: CohortConfig) -> dict[str, ManifestRow]:
     return dict(zip(manifest["slide_id"].tolist(), rows, strict=True))
 
 
+def patient_slides(config: CohortConfig) -> dict[str, list[str]]:
+    """Slide id -> all slides of its patient, itself included."""
+    rows = manifest_rows(config)
+    owned: dict[str, list[str]] = {}
+    for slide, row in rows.items():
+        owned.setdefault(row.patient_id, []).append(slide)
+    return {slide: owned[row.patient_id] for slide, row in rows.items()}
+
+
 def slide_sources(config: CohortConfig) -> dict[str, dict[str, str]]:
     """Slide id -> what identifies its file and its manifest entry without reading the pixels."""
     from mm_assets.cohort.sources import stamps

@@ -167,6 +167,8 @@ class SlideStage(Stage):
     worker
         Opens what is shared by a chunk of slides (an encoder, say) and yields the function that
         does one slide, or its two steps.
+    patient_upstream
+        Those of `upstream` that are read for all slides of the slide's patient, as far as made.
     own_parameters
         Asset -> whatever of the configuration changes this asset alone.
     isolated
@@ -177,6 +179,7 @@ class SlideStage(Stage):
     worker: Callable[[Workspace], AbstractContextManager[SlideWorker]]
     sources: Callable[[CohortConfig], Mapping[str, Mapping[str, str]]] | None = None
     slides_at_once: int = 1
+    patient_upstream: tuple[str, ...] = ()
     own_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     isolated: bool = False
 
