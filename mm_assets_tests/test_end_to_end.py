@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from pyarrow import feather
 
-from mm_assets.explain.backtrack import extrema_of_fold
 from mm_assets.explain.document import EvidenceDocument
+from mm_assets.models.extremum import of_fold
 from mm_assets_tests.cohorts import Cohort, make_cohort, paint_slide, slide_name, truncate
 
 PATIENTS, SLIDES = 32, 12
@@ -206,7 +206,7 @@ def test_places_are_those_of_the_stored_extrema(cohort: Cohort) -> None:
     assert slides == set(found["files"])
     for slide in slides:
         table = pq.read_table(folder_of(cohort, "extremum_vectors_subtype") / f"{slide}.parquet")
-        extrema = extrema_of_fold(table.to_pandas()).set_index(["level", "dimension"])
+        extrema = of_fold(table.to_pandas()).set_index(["level", "dimension"])
         for item in (item for item in imaging if item["slide_id"] == slide):
             side = item["extremum"]
             row = extrema.loc[(item["level"], item["dimension"])]

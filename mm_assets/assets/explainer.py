@@ -101,14 +101,14 @@ class PatientExplainer:
 
     def _slides_of(self, patient: str) -> "tuple[dict[str, pd.DataFrame], pd.DataFrame]":
         """Extrema that the final model reads of each of the patient's finished slides."""
-        from mm_assets.explain.backtrack import extrema_of_fold
+        from mm_assets.models.extremum import of_fold
 
         manifest = self._slides[self._slides["patient_id"] == patient]
         cohort = self._workspace.config.cohort
         name = extremum_name(self._task)
         receipts = self._workspace.receipts.read_many(cohort, name, manifest["slide_id"])
         by_slide = {
-            slide: extrema_of_fold(self._table(name, slide))
+            slide: of_fold(self._table(name, slide))
             for slide, receipt in receipts.items()
             if receipt.state == "done"
         }

@@ -5,12 +5,13 @@ fitted on all patients of the task, with its whole lineage.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from mm_assets.assets.compute import Compute
-from mm_assets.assets.extremum import extremum_name
+from mm_assets.assets.extremum import extremum_name, selects
 from mm_assets.assets.omics import CLINICAL, OMICS, filtered_omics_name, read_table, splits_name
 from mm_assets.assets.progress import Progress
 from mm_assets.assets.stage import CohortStage, Job, Produced
@@ -104,7 +105,7 @@ def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
         outputs=(heec_name(task),),
         upstream=tuple(upstream),
         group="models",
-        code_version="2",
+        code_version="3",
         description="HEEC: LightGBM on extremum vectors, in-fold filtered omics and clinical "
         "covariates, with its ablations.",
         kinds=frozenset({"lightgbm", "mlflow"}),
@@ -136,12 +137,14 @@ def _train_heec(job: Job, task: Task) -> Produced:
         endpoint,
         read_table(job, splits_name(task)),
         _horizons(task),
-        _variants(blocks, task),
+        _variants(config, blocks, task),
         parameters,
         filtered,
         sites,
         progress.update,
         HEEC_COMPUTE.overridden(config.compute.get(name)).cpu,
+        # Folds come one after the other: two matrices, with and without selection.
+        lru_cache(2)(partial(_imaging_matrix, job, task)) if config.slides else None,
     )
     final = fit_final(blocks, endpoint, _horizons(task), parameters, filtered, sites)
     return _register(
@@ -149,37 +152,46 @@ def _train_heec(job: Job, task: Task) -> Produced:
     )
 
 
-def _variants(blocks: "FeatureBlocks", task: Task) -> "list[Variant]":
+def _variants(config: CohortConfig, blocks: "FeatureBlocks", task: Task) -> "list[Variant]":
     from mm_assets.models.features import Variant, default_variants
 
     variants = default_variants(blocks)
     if task.without_genes and blocks.omics is not None:
         genes = tuple(task.without_genes)
         variants.append(Variant(f"heec_{without_genes_label(task)}", without_genes=genes))
+    if blocks.imaging is not None and selects(config):
+        name = "heec_imaging_unselected"
+        variants.append(Variant(name, omics=False, clinical=False, selection=False))
     return variants
 
 
 def _feature_blocks(job: Job, task: Task, clinical: "pd.DataFrame") -> "FeatureBlocks":
     from mm_assets.models.features import FeatureBlocks
+    from mm_assets.omics.filters import ALL_PATIENTS
 
     config = job.workspace.config
     columns = covariate_columns(clinical, config.clinical, task)
     return FeatureBlocks(
-        imaging=_imaging_matrix(job, task) if config.slides else None,
+        imaging=_imaging_matrix(job, task, ALL_PATIENTS, ALL_PATIENTS) if config.slides else None,
         omics=read_table(job, OMICS) if config.omics else None,
         clinical=clinical[columns] if columns else None,
     )
 
 
-def _imaging_matrix(job: Job, task: Task) -> "pd.DataFrame":
+def _imaging_matrix(
+    job: Job, task: Task, repeat: int, fold: int, selection: bool = True
+) -> "pd.DataFrame":
+    """Extrema of all patients as the selection of a fold gives them."""
     from mm_assets.cohort.manifest import read_manifest
-    from mm_assets.models.extremum import patient_matrix
+    from mm_assets.models.extremum import of_fold, patient_matrix
 
     assert job.workspace.config.slides is not None
     manifest, _ = read_manifest(job.workspace.config.slides)
     name = extremum_name(task)
     by_slide = {
-        slide: job.workspace.store.read_table(job.ref(name, "parquet", slide))
+        slide: of_fold(
+            job.workspace.store.read_table(job.ref(name, "parquet", slide)), repeat, fold, selection
+        )
         for slide in job.upstream[name]
     }
     return patient_matrix(by_slide, manifest)

@@ -8,25 +8,8 @@ import pandas as pd
 
 from mm_assets.explain.document import Instance, Item
 from mm_assets.models.extremum import locate, parse_feature
-from mm_assets.omics.filters import ALL_PATIENTS
 
-FOLD_COLUMNS = ["repeat", "fold", "selected"]
 _EXTREMUM = re.compile(r"[^:]+:(min|max):\d+")
-
-
-def extrema_of_fold(
-    extrema: pd.DataFrame, repeat: int = ALL_PATIENTS, fold: int = ALL_PATIENTS
-) -> pd.DataFrame:
-    """The extrema of a slide that the model of a fold reads, by default the final model's.
-
-    Of a level with selected instances those of the fold, of other levels those of all instances.
-    Extrema without the columns repeat, fold and selected are all there is.
-    """
-    if "selected" not in extrema:
-        return extrema
-    kept = extrema[extrema["selected"] & (extrema["repeat"] == repeat) & (extrema["fold"] == fold)]
-    whole = extrema[~extrema["selected"] & ~extrema["level"].isin(kept["level"].unique())]
-    return pd.concat([whole, kept], ignore_index=True).drop(columns=FOLD_COLUMNS)
 
 
 def rank_features(

@@ -17,11 +17,14 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-Level = Literal["tile", "region"]
+from mm_assets.omics.filters import ALL_PATIENTS
+
+Level = Literal["tile", "region", "nucleus"]
 CHUNK_ROWS = 1024
 SLIDE_COLUMNS = [
     "level", "dimension", "minimum", "min_x", "min_y", "maximum", "max_x", "max_y", "size0",
 ]  # fmt: skip
+FOLD_COLUMNS = ["repeat", "fold", "selected"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,46 @@ def encode_extrema(chunks: Iterable[pa.Table | pa.RecordBatch], level: Level) ->
             }
         )
     )
+
+
+def of_all(extrema: pd.DataFrame) -> pd.DataFrame:
+    """Extrema over all instances, with the columns repeat, fold and selected."""
+    return _labelled(extrema, ALL_PATIENTS, ALL_PATIENTS, selected=False)
+
+
+def of_selected(extrema: pd.DataFrame, repeat: int, fold: int) -> pd.DataFrame:
+    """Extrema over the instances that the selection of a fold keeps."""
+    return _labelled(extrema, repeat, fold, selected=True)
+
+
+def of_fold(
+    extrema: pd.DataFrame,
+    repeat: int = ALL_PATIENTS,
+    fold: int = ALL_PATIENTS,
+    selection: bool = True,
+) -> pd.DataFrame:
+    """The extrema of a slide that the model of a fold reads, by default the final model's.
+
+    Of a level with a selection of the fold those of the kept instances, of other levels (of all
+    without `selection`) those of all instances.
+
+    Parameters
+    ----------
+    extrema
+        `of_all` and `of_selected` of the slide, one below the other.
+
+    Returns
+    -------
+    Columns as from `encode_extrema`.
+    """
+    chosen = extrema["selected"] & (extrema["repeat"] == repeat) & (extrema["fold"] == fold)
+    kept = extrema[chosen & selection]
+    whole = extrema[~extrema["selected"] & ~extrema["level"].isin(kept["level"].unique())]
+    return pd.concat([whole, kept], ignore_index=True).drop(columns=FOLD_COLUMNS)
+
+
+def _labelled(extrema: pd.DataFrame, repeat: int, fold: int, selected: bool) -> pd.DataFrame:
+    return extrema.assign(repeat=np.int32(repeat), fold=np.int32(fold), selected=selected)
 
 
 def of_slide(extrema: pd.DataFrame, slide_id: str) -> pd.DataFrame:

@@ -54,6 +54,8 @@ class Variant:
 
     Attributes
     ----------
+    selection
+        Whether extrema are taken over the instances that were selected; else over all.
     without_modalities
         Omics modalities left out.
     without_genes
@@ -62,6 +64,7 @@ class Variant:
 
     name: str
     imaging: bool = True
+    selection: bool = True
     omics: bool = True
     clinical: bool = True
     without_modalities: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ with the outcomes of held-out patients make any number of rounds look good.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -41,6 +41,7 @@ TREES, CLINICAL = "trees", "clinical"
 Sites = pd.Series | None
 InnerFolds = list[tuple[list[str], list[str]]]
 Progress = Callable[[int, int], None]
+ImagingOf = Callable[[int, int, bool], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,7 @@ def run_folds(
     sites: Sites = None,
     progress: Progress | None = None,
     processes: int = 1,
+    imaging_of: ImagingOf | None = None,
 ) -> pd.DataFrame:
     """Out-of-fold predictions of HEEC and its ablations.
 
@@ -218,6 +220,10 @@ def run_folds(
         Called with fits done and fits in all.
     processes
         Fits at once; the result does not depend on it.
+    imaging_of
+        Imaging features of all patients as a fold selects them, by repeat, fold and whether there
+        is selection; by default those of `blocks`. A selection that learned from outcomes must
+        have learned from those of the fold's training patients alone.
 
     Returns
     -------
@@ -227,9 +233,13 @@ def run_folds(
     variants = default_variants(blocks) if variants is None else variants
     tasks = [(fold, variant) for fold in list_folds(splits) for variant in variants]
 
-    def predict(task: tuple[Fold, Variant]) -> pd.DataFrame:
-        fold, variant = task
-        chosen = variant.select(blocks)
+    def read_by(fold: Fold, variant: Variant) -> FeatureBlocks:
+        if imaging_of is None or not variant.imaging:
+            return variant.select(blocks)
+        imaging = imaging_of(fold.repeat, fold.fold, variant.selection)
+        return variant.select(replace(blocks, imaging=imaging))
+
+    def predict(fold: Fold, variant: Variant, chosen: FeatureBlocks) -> pd.DataFrame:
         known = None
         if chosen.omics is blocks.omics:
             known = _filter_of(filtered_omics, fold.repeat, fold.fold)
@@ -239,7 +249,9 @@ def run_folds(
     tables = []
     # Not in threads: LightGBM 4.7 keeps its number of threads in a global and crashes (a write
     # past its per-thread buffers) when two boosters of different settings work at once.
-    fits = Parallel(processes, return_as="generator")(delayed(predict)(task) for task in tasks)
+    fits = Parallel(processes, return_as="generator")(
+        delayed(predict)(fold, variant, read_by(fold, variant)) for fold, variant in tasks
+    )
     for done, table in enumerate(fits, start=1):
         tables.append(table)
         if progress:

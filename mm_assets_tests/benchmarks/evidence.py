@@ -30,9 +30,9 @@ from mm_assets.cli import workspace
 from mm_assets.cohort.clinical import covariate_columns, make_endpoint
 from mm_assets.cohort.config import Task, mm_home
 from mm_assets.cohort.manifest import read_manifest
-from mm_assets.explain.backtrack import extrema_of_fold, rank_features, rank_instances
+from mm_assets.explain.backtrack import rank_features, rank_instances
 from mm_assets.explain.contributions import explain_heec, feature_values
-from mm_assets.models.extremum import patient_extrema, patient_matrix
+from mm_assets.models.extremum import of_fold, patient_extrema, patient_matrix
 from mm_assets.models.features import FeatureBlocks, Variant
 from mm_assets.models.folds import Fold, list_folds
 from mm_assets.models.heec import HeecModel, HeecParameters, fit_heec
@@ -85,7 +85,7 @@ class Demo:
 def blocks_of(demo: Demo, fold: Fold) -> tuple[FeatureBlocks, dict[str, pd.DataFrame]]:
     """Features of a fold, and the extrema behind them by patient."""
     config = demo.space.config
-    by_slide = {s: extrema_of_fold(e, fold.repeat, fold.fold) for s, e in demo.extrema.items()}
+    by_slide = {s: of_fold(e, fold.repeat, fold.fold) for s, e in demo.extrema.items()}
     columns = covariate_columns(demo.clinical, config.clinical, demo.task)
     blocks = FeatureBlocks(
         patient_matrix(by_slide, demo.manifest), demo.omics, demo.clinical[columns]

@@ -5,7 +5,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from mm_assets.explain.backtrack import extrema_of_fold, rank_features, rank_instances
+from mm_assets.explain.backtrack import rank_features, rank_instances
 from mm_assets.explain.contributions import explain_heec, feature_values
 from mm_assets.models.boosting import BoostingParameters
 from mm_assets.models.extremum import encode_extrema, patient_extrema, patient_matrix
@@ -116,18 +116,3 @@ def test_contributions_of_one_place_are_summed_and_missing_values_have_none() ->
     instances = rank_instances(items)
     assert [(i.x, i.features) for i in instances] == [(0, 2), (256, 1)]
     assert instances[0].score == pytest.approx(0.5)
-
-
-def test_a_fold_reads_its_selected_instances() -> None:
-    whole = extrema_at([(0, 0)]).assign(repeat=-1, fold=-1, selected=False)
-    region = whole.assign(level="region")
-    kept = [
-        extrema_at([(256 * place, 0)]).assign(repeat=repeat, fold=fold, selected=True)
-        for place, (repeat, fold) in enumerate([(-1, -1), (0, 0), (0, 1)], start=1)
-    ]
-    extrema = pd.concat([whole, region, *kept], ignore_index=True)
-    final = extrema_of_fold(extrema).set_index("level")
-    assert final["max_x"].to_dict() == {"region": 0, "tile": 256}
-    assert extrema_of_fold(extrema, 0, 1).set_index("level").loc["tile", "max_x"] == 768
-    assert list(extrema_of_fold(extrema).columns) == list(extrema_at([(0, 0)]).columns)
-    pd.testing.assert_frame_equal(extrema_of_fold(extrema_at([(0, 0)])), extrema_at([(0, 0)]))

@@ -14,6 +14,9 @@ from mm_assets.models.extremum import (
     combine,
     encode_extrema,
     locate,
+    of_all,
+    of_fold,
+    of_selected,
     of_slide,
     parse_feature,
     patient_extrema,
@@ -182,3 +185,22 @@ def test_sizes_must_agree() -> None:
     rows = pd.DataFrame(np.zeros((1, DIMENSIONS))).assign(x=0, y=0)
     with pytest.raises(ValueError, match="size0"):
         encode_extrema([table(rows, 512), table(rows, 256)], "tile")
+
+
+def test_a_fold_reads_its_selected_instances() -> None:
+    def at(x: int, level: str = "tile") -> pd.DataFrame:
+        rows = pd.DataFrame({"x": [x], "y": [0], **dict.fromkeys(range(DIMENSIONS), 1.0)})
+        return encode_extrema([table(rows)], level)
+
+    folds = [(-1, -1), (0, 0), (0, 1)]
+    kept = [of_selected(at(256 * place), *fold) for place, fold in enumerate(folds, start=1)]
+    extrema = pd.concat([of_all(at(0)), of_all(at(0, "region")), *kept], ignore_index=True)
+
+    def places(*fold: int, **options: bool) -> dict[str, int]:
+        return dict(of_fold(extrema, *fold, **options).groupby("level")["max_x"].first())
+
+    assert places() == {"region": 0, "tile": 256}
+    assert places(0, 1) == {"region": 0, "tile": 768}
+    assert places(0, 1, selection=False) == {"region": 0, "tile": 0}
+    assert places(3, 3) == {"region": 0, "tile": 0}
+    pd.testing.assert_frame_equal(of_fold(of_all(at(0))), at(0))

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,6 +187,35 @@ def test_a_given_filter_changes_nothing_but_where_it_is_computed(
 
 
 # Fold safety.
+
+
+def test_every_fold_reads_imaging_as_it_selects(cohort: Simulated) -> None:
+    endpoint = cohort.endpoint("classification")
+    splits = split(endpoint.table.index, 2)
+    variants = [
+        Variant("chosen", omics=False, clinical=False),
+        Variant("all", omics=False, clinical=False, selection=False),
+        Variant("none", imaging=False),
+    ]
+    imaging = cohort.blocks.imaging
+    assert imaging is not None
+    asked: list[tuple[int, int, bool]] = []
+
+    def imaging_of(repeat: int, fold: int, selection: bool) -> pd.DataFrame:
+        asked.append((repeat, fold, selection))
+        return imaging * 0 if selection and fold == 1 else imaging
+
+    def run(**options: Callable[[int, int, bool], pd.DataFrame]) -> pd.DataFrame:
+        found = run_folds(
+            cohort.blocks, endpoint, splits, (), variants, FAST, processes=1, **options
+        )
+        return found.set_index(["model", "fold", "patient_id"])["probability_B"]
+
+    plain, folded = run(), run(imaging_of=imaging_of)
+    assert asked == [(0, fold, selection) for fold in (0, 1) for selection in (True, False)]
+    pd.testing.assert_series_equal(folded[["all", "none"]], plain[["all", "none"]])
+    pd.testing.assert_series_equal(folded.loc["chosen", 0], plain.loc["chosen", 0])
+    assert folded.loc["chosen", 1].nunique() == 1
 
 
 def spoil(cohort: Simulated, endpoint: Endpoint, test: list[str]) -> tuple[FeatureBlocks, Endpoint]:
