@@ -87,8 +87,15 @@ def segment_nuclei(
     seeds = seeds[blobs[tuple(seeds.T)] > _LEAST_BLOB]
     markers = np.zeros(mask.shape, np.int32)
     markers[tuple(seeds.T)] = np.arange(1, len(seeds) + 1)
-    labels = watershed(-hills, markers, mask=mask.astype(bool))
+    labels = _trimmed(watershed(-hills, markers, mask=mask.astype(bool)), smooth)
     return _plausible(labels, smooth, contrast, rgb, mpp, threshold), seeds
+
+
+def _trimmed(labels: Labels, smooth: Density) -> Labels:
+    """Each label within half of its own darkest stain, where a blurred border truly lies."""
+    darkest = np.zeros(labels.max(initial=0) + 1, np.float32)
+    np.maximum.at(darkest, labels.ravel(), smooth.ravel())
+    return np.where(smooth > 0.5 * darkest[labels], labels, 0)
 
 
 def _plausible(

@@ -104,13 +104,14 @@ def _state(space: Workspace, slide: str) -> str:
 
 @contextmanager
 def _peak_memory() -> Iterator[list[int]]:
-    """The most that this process and those it starts have held together, bytes."""
+    """The most that this process and those it starts have gained together, bytes."""
     peak, ended = [0], Event()
     this = psutil.Process()
+    before = this.memory_info().rss
 
     def look() -> None:
         while not ended.wait(0.1):
-            held = 0
+            held = -before
             for process in (this, *this.children(recursive=True)):
                 try:
                     held += process.memory_info().rss

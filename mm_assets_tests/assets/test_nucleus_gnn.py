@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mm_assets.assets.cohort_level import run_cohort_stage
-from mm_assets.assets.nucleus_gnn import NUCLEUS_GRAPH, nucleus_gnn_stage
+from mm_assets.assets.nuclei import NUCLEI
+from mm_assets.assets.nucleus_gnn import nucleus_gnn_stage
 from mm_assets.assets.omics import table_stages, task_table_stages
 from mm_assets.assets.progress import listen
 from mm_assets.assets.stage import Workspace
@@ -30,17 +31,17 @@ def workspace(home: Path, tmp_path: Path) -> Workspace:
     for stage in table_stages(space.config):
         run_cohort_stage(stage, space, "")
     for number, (slide, (nodes, edges)) in enumerate(plant_population(SLIDES).graphs.items()):
-        made_of = Provenance(NUCLEUS_GRAPH, slide, "1", {}, {})
+        made_of = Provenance(NUCLEI, slide, "1", {}, {})
         tables = (nodes, edges) if number else (nodes[:0], edges[:0])
         outputs = {
-            part: store.write_arrow(
-                ArtefactRef("tiny", NUCLEUS_GRAPH, name, "arrow"), table, made_of
-            )
-            for part, name, table in zip(
-                ("arrow", "edges.arrow"), (slide, f"{slide}.edges"), tables, strict=True
-            )
+            "arrow": store.write_arrow(
+                ArtefactRef("tiny", NUCLEI, slide, "arrow"), tables[0], made_of
+            ),
+            "parquet": store.write_table(
+                ArtefactRef("tiny", NUCLEI, slide, "parquet"), tables[1].to_pandas(), made_of
+            ),
         }
-        receipt = Receipt("tiny", NUCLEUS_GRAPH, slide, "done", made_of, outputs)
+        receipt = Receipt("tiny", NUCLEI, slide, "done", made_of, outputs)
         space.receipts.write(receipt)
     return space
 
@@ -64,5 +65,5 @@ def test_one_file_holds_the_networks_of_every_fold(workspace: Workspace) -> None
     assert set(models) == {(0, 0), (0, 1), (-1, -1)}
     provenance = workspace.store.provenance(ref)
     assert provenance is not None
-    assert len(provenance.inputs[NUCLEUS_GRAPH]) == SLIDES
+    assert len(provenance.inputs[NUCLEI]) == SLIDES
     assert run_cohort_stage(stage, workspace, "")[1] is None
