@@ -71,7 +71,8 @@ def test_real_slides_reach_extremum_vectors_and_broken_ones_quarantine(
     cohort = Cohort(write_yaml(folder, "real", slides=source), tmp_path / "mm")
 
     home = tmp_path / "mm"
-    names = ["slide", "tissue", "tile_embeddings", "extremum_vectors_*"]
+    names = ["slide", "tissue", "tile_embeddings", "clinical", "splits_*", "tile_scorer_*"]
+    names.append("extremum_vectors_*")
     cohort.mm("materialize", "real", *(part for name in names for part in ("--select", name)))
 
     store = ArtefactStore(uri=str(home / "store"))

@@ -16,11 +16,15 @@ from mm_assets.cohort.config import CohortConfig, Task
 from mm_assets.resources.store import COHORT, ArtefactRef
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from mm_assets.models.tile_scorers import TileScorer
     from mm_assets.nuclei.gnn import NucleusGnn
+
+ROWS = 8192
 
 
 def extremum_name(task: Task) -> str:
@@ -104,8 +108,8 @@ def _of_tiles(
     embeddings = tiles["embedding"].combine_chunks().flatten().to_numpy()
     embeddings = embeddings.reshape(tiles.num_rows, -1)
     for (repeat, fold), scorer in scorers.items():
-        kept = tiles.filter(scorer.keep(embeddings))
-        found.append(of_selected(encode_extrema([kept], "tile"), repeat, fold))
+        kept = _only(tiles, scorer.keep(embeddings))
+        found.append(of_selected(encode_extrema(kept, "tile"), repeat, fold))
     return found
 
 
@@ -119,6 +123,12 @@ def _of_nuclei(
     found = [of_all(encode_extrema([nodes], "nucleus"))]
     joined = pa.Table.from_pandas(edges)
     for (repeat, fold), network in networks.items():
-        kept = nodes.filter(network.keep(nodes, joined))
-        found.append(of_selected(encode_extrema([kept], "nucleus"), repeat, fold))
+        kept = _only(nodes, network.keep(nodes, joined))
+        found.append(of_selected(encode_extrema(kept, "nucleus"), repeat, fold))
     return found
+
+
+def _only(instances: "pa.Table", kept: "NDArray[np.bool_]") -> "Iterator[pa.Table]":
+    """The kept instances, some at a time: they may be nearly all of a large slide's."""
+    for start in range(0, len(kept), ROWS):
+        yield instances.slice(start, ROWS).filter(kept[start : start + ROWS])

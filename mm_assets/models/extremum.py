@@ -96,8 +96,8 @@ def encode_extrema(chunks: Iterable[pa.Table | pa.RecordBatch], level: Level) ->
     for values, x, y, size0 in _blocks(chunks):
         sizes.update(np.unique(size0).tolist())
         # Minimum of x is the negated maximum of -x, so that one update rule serves both.
-        lowest = _update(lowest, -values, x, y)
-        highest = _update(highest, values, x, y)
+        lowest = _update(lowest, values, x, y, -1)
+        highest = _update(highest, values, x, y, 1)
     if len(sizes) > 1:
         raise ValueError(f"{level} embeddings of one slide differ in size0: {sorted(sizes)}")
     if lowest is None or highest is None:
@@ -266,18 +266,22 @@ class _Running:
 
 
 def _update(
-    best: _Running | None, values: NDArray[np.float32], x: NDArray[np.int32], y: NDArray[np.int32]
+    best: _Running | None,
+    values: NDArray[np.float32],
+    x: NDArray[np.int32],
+    y: NDArray[np.int32],
+    sign: Literal[-1, 1],
 ) -> _Running:
-    """`best` after a block of instances in grid order: values [n, D], x and y [n]."""
-    top = values.max(axis=0)
+    """`best` of sign * values after a block in grid order: values [n, D], x and y [n]."""
+    top = values.max(axis=0) if sign > 0 else -values.min(axis=0)
     if best is None:
-        at = values.argmax(axis=0)
+        at = values.argmax(axis=0) if sign > 0 else values.argmin(axis=0)
         return _Running(top, x[at], y[at])
     earlier = (y[0] < best.y) | ((y[0] == best.y) & (x[0] < best.x))
     # The coordinate is searched only where the value grew (rare after the first blocks) or where
     # a tie could lie earlier in the grid (never when blocks come in grid order).
     columns = np.flatnonzero((top > best.value) | np.isnan(top) | ((top == best.value) & earlier))
-    at = values[:, columns].argmax(axis=0)
+    at = (sign * values[:, columns]).argmax(axis=0)
     new_x, new_y = x[at], y[at]
     wins = (top[columns] != best.value[columns]) | (new_y < best.y[columns])
     wins |= (new_y == best.y[columns]) & (new_x < best.x[columns])
@@ -301,7 +305,9 @@ def _blocks(
             values = batch.column("embedding").flatten().to_numpy()
             values = values.reshape(batch.num_rows, -1).astype(np.float32)
             order = np.lexsort((x, y))
-            yield values[order], x[order], y[order], size0[order]
+            if (order[1:] < order[:-1]).any():
+                values, x, y, size0 = values[order], x[order], y[order], size0[order]
+            yield values, x, y, size0
 
 
 def _typed(extrema: pd.DataFrame) -> pd.DataFrame:

@@ -63,17 +63,17 @@ class TileScorer:
         ValueError
             If an embedding is not finite, or has another dimension than those of the training.
         """
-        refuse_non_finite(embeddings, "this slide")
-        if not self.classes:
-            return np.zeros(len(embeddings), np.float32)
-        if embeddings.shape[1] != len(self.projection):
+        if self.classes and embeddings.shape[1] != len(self.projection):
             raise ValueError(
                 f"embeddings of dimension {embeddings.shape[1]}, but the scorer was fitted to "
                 f"dimension {len(self.projection)}: materialize the tile scorer again"
             )
-        scores = np.empty(len(embeddings), np.float32)
+        scores = np.zeros(len(embeddings), np.float32)
         for start in range(0, len(embeddings), ROWS):
             block = embeddings[start : start + ROWS].astype(np.float32)
+            refuse_non_finite(block, "this slide")
+            if not self.classes:
+                continue
             linear = (block @ self.projection + self.shift) @ self.weights.T + self.offsets
             scores[start : start + ROWS] = combine(linear, self.knots, self.ratios)
         return scores
