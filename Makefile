@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DAGSTER_PORT ?= 3000
 MLFLOW_PORT ?= 5000
+VIEWER_PORT ?= 3001
 export UV_COMPILE_BYTECODE := 1
 
 .PHONY: demo ui test stress check clean
@@ -14,7 +15,7 @@ demo: $(READY)
 	$(BIN)/mm demo run
 
 ui: $(READY)
-	$(BIN)/mm ui --dagster-port $(DAGSTER_PORT) --mlflow-port $(MLFLOW_PORT)
+	$(BIN)/mm ui --dagster-port $(DAGSTER_PORT) --mlflow-port $(MLFLOW_PORT) --viewer-port $(VIEWER_PORT)
 
 test: $(READY)
 	$(BIN)/lint-imports --no-cache

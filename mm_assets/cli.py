@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mm_assets.cli_evidence import evidence
+from mm_assets.cli_view import opinions, view
 from mm_assets.cohort.problems import CohortError, Problem, refuse_errors
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 demo_app = typer.Typer(no_args_is_help=True, help="The synthetic demo cohort.")
 app.add_typer(demo_app, name="demo")
-app.command()(evidence)
+for command in (evidence, view, opinions):
+    app.command()(command)
 FULL_BYTES = 1 << 20
 out, err = Console(), Console(stderr=True)
 
@@ -335,11 +337,12 @@ def doctor(as_json: Json = False) -> None:
 def ui(
     dagster_port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
+    viewer_port: Annotated[int, typer.Option(help="Port of the viewer.")] = 3001,
 ) -> None:
-    """Serve the Dagster UI (with its daemon) and the MLflow UI on 127.0.0.1 until interrupted."""
+    """Serve the Dagster UI (with its daemon), the MLflow UI and the viewer until interrupted."""
     from mm_assets.servers import serve
 
-    serve(dagster_port, mlflow_port)
+    serve(dagster_port, mlflow_port, viewer_port)
 
 
 @demo_app.command("create")
@@ -373,7 +376,9 @@ def demo_run() -> None:
         raise typer.Exit(1)
     report = space.store.local_path(_report_ref(space))
     out.print(f"Report: {report}", soft_wrap=True)
-    out.print("Web UI: make ui, then http://127.0.0.1:3000 (Dagster) and :5000 (MLflow)")
+    out.print(
+        "Web UI: make ui, then http://127.0.0.1:3000 (Dagster), :5000 (MLflow), :3001 (viewer)"
+    )
 
 
 def _report_ref(space: "Workspace") -> Any:

@@ -1,4 +1,4 @@
-"""Serve the web UIs: Dagster's webserver and daemon, and MLflow, on the loopback address."""
+"""Serve the web UIs: Dagster (with its daemon), MLflow and the viewer, on the loopback address."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def commands(dagster_port: int, mlflow_port: int) -> dict[str, list[str]]:
+def commands(dagster_port: int, mlflow_port: int, viewer_port: int) -> dict[str, list[str]]:
     """Name -> command line of each server; MLflow's only where no other server is named."""
     tracking = Tracking()
     python = [sys.executable, "-m"]
@@ -33,6 +33,7 @@ def commands(dagster_port: int, mlflow_port: int) -> dict[str, list[str]]:
     servers = {
         "Dagster UI": [*webserver, "--host", HOST, "--port", str(dagster_port)],
         "Dagster daemon": [*python, "dagster._daemon", "run", "--module-name", MODULE],
+        "Viewer": [*python, "mm_assets", "view", "--no-browser", "--port", str(viewer_port)],
     }
     if not tracking.uri.startswith("http"):
         mlflow = [*python, "mlflow", "server", "--host", HOST, "--port", str(mlflow_port)]
@@ -42,7 +43,7 @@ def commands(dagster_port: int, mlflow_port: int) -> dict[str, list[str]]:
     return servers
 
 
-def serve(dagster_port: int, mlflow_port: int) -> None:
+def serve(dagster_port: int, mlflow_port: int, viewer_port: int) -> None:
     """Run all servers until interrupted, or until one of them ends.
 
     Raises
@@ -50,17 +51,22 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
     RuntimeError
         When a port is taken (the message names it) or a server ends by itself.
     """
-    started = commands(dagster_port, mlflow_port)
+    started = commands(dagster_port, mlflow_port, viewer_port)
     for name, port, option in (
         ("Dagster UI", dagster_port, "DAGSTER_PORT"),
         ("MLflow UI", mlflow_port, "MLFLOW_PORT"),
+        ("Viewer", viewer_port, "VIEWER_PORT"),
     ):
         if name in started and not port_is_free(port):
             raise RuntimeError(
                 f"port {port} for the {name} is in use: stop what listens there, "
                 f"or choose another with `make ui {option}=<port>`"
             )
-    pages = {"Dagster UI": f"http://{HOST}:{dagster_port}", "MLflow UI": Tracking().uri}
+    pages = {
+        "Dagster UI": f"http://{HOST}:{dagster_port}",
+        "MLflow UI": Tracking().uri,
+        "Viewer": f"http://{HOST}:{viewer_port}",
+    }
     if "MLflow UI" in started:
         pages["MLflow UI"] = f"http://{HOST}:{mlflow_port}"
     # What is trained from the UI links to these pages.
@@ -68,6 +74,7 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
         **QUIET,
         "MM_DAGSTER_URL": pages["Dagster UI"],
         "MM_MLFLOW_URL": pages["MLflow UI"],
+        "MM_VIEWER_URL": pages["Viewer"],
     }
     # Its databases are made before two processes would make them at once.
     dagster_instance().dispose()

@@ -1,4 +1,4 @@
-"""`mm ui`: both web UIs answer, and a busy port is named."""
+"""`mm ui`: every web UI answers, and a busy port is named."""
 
 import json
 import socket
@@ -16,8 +16,9 @@ LOAD_ERRORS = (
 )
 
 
-def _command(dagster_port: int, mlflow_port: int) -> list[str]:
+def _command(dagster_port: int, mlflow_port: int, viewer_port: int) -> list[str]:
     ports = ["--dagster-port", str(dagster_port), "--mlflow-port", str(mlflow_port)]
+    ports += ["--viewer-port", str(viewer_port)]
     return [sys.executable, "-m", "mm_assets", "ui", *ports]
 
 
@@ -28,17 +29,17 @@ def _get(address: str, body: bytes | None = None) -> str:
         return str(answer.read().decode())
 
 
-def test_both_uis_serve_the_cohort_and_its_models(home: Path, tmp_path: Path) -> None:
+def test_every_ui_serves_the_cohort_and_its_models(home: Path, tmp_path: Path) -> None:
     from mm_assets.resources.tracking import Tracking
     from mm_assets_tests.resources.models import model_run
 
     make_cohort(tmp_path / "cohorts" / "tiny", 8, slides=0)
     version = Tracking().log_model(model_run("heec"))
-    dagster, mlflow = free_port(), free_port()
+    dagster, mlflow, viewer = free_port(), free_port(), free_port()
     log = tmp_path / "ui.log"
     with log.open("w") as sink:
         servers = subprocess.Popen(
-            _command(dagster, mlflow),
+            _command(dagster, mlflow, viewer),
             env=environment(home, tmp_path / "cohorts"),
             stdout=sink,
             stderr=subprocess.STDOUT,
@@ -54,6 +55,9 @@ def test_both_uis_serve_the_cohort_and_its_models(home: Path, tmp_path: Path) ->
         api = f"http://127.0.0.1:{mlflow}/api/2.0/mlflow/registered-models/search"
         models = wait_for("MLflow", lambda: _get(api), 240, log, servers.pid)
         assert version.name in [model["name"] for model in json.loads(models)["registered_models"]]
+        page = f"http://127.0.0.1:{viewer}/api/cohorts"
+        cohorts = json.loads(wait_for("the viewer", lambda: _get(page), 240, log, servers.pid))
+        assert [each["cohort"] for each in cohorts["cohorts"]] == ["tiny"]
     finally:
         servers.terminate()
         servers.wait(60)
@@ -65,7 +69,7 @@ def test_busy_port_is_named(home: Path, tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         done = subprocess.run(
-            _command(free_port(), port),
+            _command(free_port(), port, free_port()),
             env=environment(home, tmp_path),
             capture_output=True,
             text=True,

@@ -1,5 +1,6 @@
 """Stage of evidence: what on a slide, and which genes and covariates, made the prediction."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -111,6 +112,7 @@ def _shown(job: Job, asset: str, document: "EvidenceDocument", picture: str) -> 
     from mm_assets.explain.document import place_rows, table_rows
 
     store = job.workspace.store
+    viewer = os.environ.get("MM_VIEWER_URL", "http://127.0.0.1:3001").rstrip("/")
     files = {part: store.address(job.ref(asset, part)) for part in ("json", "geojson", "png")}
     return {
         "patient_id": document.patient_id,
@@ -125,6 +127,9 @@ def _shown(job: Job, asset: str, document: "EvidenceDocument", picture: str) -> 
         "evidence": _table(table_rows(document.items[:TABLE_ROWS])),
         "places": _table(place_rows(document.on_slide(job.name)[:TABLE_ROWS])),
         "picture": dg.MetadataValue.md(picture),
+        "viewer": dg.MetadataValue.url(
+            f"{viewer}/{document.cohort}/slides/{job.name}?task={document.task}"
+        ),
         **{f"file {part}": dg.MetadataValue.path(path) for part, path in files.items()},
     }
 

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,11 @@ import dagster as dg
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
 from mm_assets.cohort.config import CohortConfig, mm_home
+from mm_assets.resources.store import ArtefactRef
 from mm_assets.wsi.errors import SlideError
 
 if TYPE_CHECKING:
+    from mm_assets.resources.receipts import Receipt
     from mm_assets.wsi.slide import Slide
 
 SLIDE_CACHE = "cache/slides"
@@ -155,21 +157,31 @@ def _write_copy(job: Job, path: Path, vendor: str, patient: str) -> dict[str, st
     return {extension: digest}
 
 
+def open_local_slide(job: Job, row: ManifestRow) -> AbstractContextManager["Slide"]:
+    """`open_taken_in` for the slide of a job."""
+    return open_taken_in(job.workspace, job.upstream["slide"][job.name], row)
+
+
 @contextmanager
-def open_local_slide(job: Job, row: ManifestRow) -> "Iterator[Slide]":
-    """The job's slide opened for reading: its copy in the store if it has one, else its file.
+def open_taken_in(workspace: Workspace, slide: "Receipt", row: ManifestRow) -> "Iterator[Slide]":
+    """A slide opened for reading: its copy in the store if it has one, else its file.
 
     What lies in an object store is copied to the cache first.
+
+    Parameters
+    ----------
+    slide
+        Receipt of its `slide` asset.
     """
     from mm_assets.cohort.cache import local_slide
     from mm_assets.wsi.slide import open_slide
 
-    copies = set(job.upstream["slide"][job.name].outputs) - {"json"}
     path = row.path
-    for extension in copies:
-        path = job.workspace.store.address(job.ref("slide", extension))
-    with local_slide(path, slide_cache()) as local, open_slide(local, row.mpp) as slide:
-        yield slide
+    for extension in set(slide.outputs) - {"json"}:
+        ref = ArtefactRef(workspace.config.cohort, "slide", slide.name, extension)
+        path = workspace.store.address(ref)
+    with local_slide(path, slide_cache()) as local, open_slide(local, row.mpp) as slide_file:
+        yield slide_file
 
 
 def tissue_stage(config: CohortConfig) -> SlideStage:

@@ -29,7 +29,7 @@ def test_corrupt_slides_do_not_stop_the_others(
         cohorts / "tiny",
         SLIDES,
         omics=None,
-        # A selection is learned from the whole cohort, which a backfill of slides does not wait for.
+        # A selection is learned from the whole cohort; a backfill of slides does not wait for it.
         selection={"method": "none"},
         tasks=[
             {

@@ -1,0 +1,117 @@
+"""What the viewer shows of a cohort: slides that were taken in, their evidence, their pixels."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mm_assets.assets.evidence import evidence_name
+from mm_assets.assets.overview import slide_states
+from mm_assets.assets.slides import manifest_rows, open_taken_in
+from mm_assets.assets.stage import Workspace
+from mm_assets.explain.document import EvidenceDocument
+from mm_assets.resources.receipts import Receipt
+from mm_assets.resources.store import ArtefactRef
+from mm_assets.viewer.deepzoom import DeepZoom
+
+
+class NotThere(LookupError):
+    """The cohort has no such thing; the message says what is wrong and what to do."""
+
+
+class Catalogue:
+    """A cohort as the viewer reads it. Only what the cohort's own manifest names can be had."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._space = workspace
+        self.cohort = workspace.config.cohort
+        self.tasks = {task.name: task for task in workspace.config.tasks}
+
+    def slides(self) -> list[dict[str, Any]]:
+        """One row a slide: patient, state, and what the evidence of each task says."""
+        rows = self._rows()
+        shown = {
+            name: self._space.receipts.read_many(self.cohort, evidence_name(task), rows)
+            for name, task in self.tasks.items()
+        }
+        return [
+            {
+                "slide": state["slide"],
+                "patient": rows[state["slide"]].patient_id,
+                "state": state["state"],
+                "reason": state["reason"],
+                "tasks": {
+                    name: _summary(receipts[state["slide"]])
+                    for name, receipts in shown.items()
+                    if state["slide"] in receipts and receipts[state["slide"]].state == "done"
+                },
+            }
+            for state in slide_states(self._space)
+        ]
+
+    def evidence(self, slide: str, task: str) -> EvidenceDocument:
+        """The evidence of a slide.
+
+        Raises
+        ------
+        NotThere
+            When the slide or the task is unknown, or the evidence has not been made.
+        """
+        self._known(slide)
+        if task not in self.tasks:
+            raise NotThere(f"no task is named {task!r}; there are {', '.join(self.tasks)}")
+        asset = evidence_name(self.tasks[task])
+        receipt = self._space.receipts.read(self.cohort, asset, slide)
+        if receipt is None or receipt.state != "done":
+            reason = f": {receipt.reason}" if receipt and receipt.reason else ""
+            raise NotThere(
+                f"{asset} of {slide} has not been made{reason}. Run `mm materialize {self.cohort}`"
+            )
+        ref = ArtefactRef(self.cohort, asset, slide, "json")
+        return EvidenceDocument.from_json(self._space.store.read_bytes(ref))
+
+    def version(self, slide: str) -> str:
+        """Digest of the slide as it was taken in.
+
+        Raises
+        ------
+        NotThere
+            When the slide is unknown or was not taken in.
+        """
+        return self._taken_in(slide).digest
+
+    @contextmanager
+    def open(self, slide: str) -> Iterator[DeepZoom]:
+        """The slide, opened for deep zoom.
+
+        Raises
+        ------
+        NotThere
+            When the slide is unknown or was not taken in.
+        SlideError
+            When it cannot be opened.
+        """
+        receipt = self._taken_in(slide)
+        with open_taken_in(self._space, receipt, self._known(slide)) as opened:
+            yield DeepZoom(opened)
+
+    def _rows(self) -> dict[str, Any]:
+        return manifest_rows(self._space.config) if self._space.config.slides else {}
+
+    def _known(self, slide: str) -> Any:
+        rows = self._rows()
+        if slide not in rows:
+            raise NotThere(f"{self.cohort} has no slide {slide!r}; `mm slides {self.cohort}`")
+        return rows[slide]
+
+    def _taken_in(self, slide: str) -> Receipt:
+        self._known(slide)
+        receipt = self._space.receipts.read(self.cohort, "slide", slide)
+        if receipt is None or receipt.state != "done":
+            reason = receipt.reason if receipt else f"run `mm materialize {self.cohort}`"
+            raise NotThere(f"{slide} was not taken in: {reason}")
+        return receipt
+
+
+def _summary(receipt: Receipt) -> dict[str, Any]:
+    wanted = ("score", "towards", "model", "seen_in_training")
+    return {key: receipt.metadata.get(key) for key in wanted}
