@@ -29,15 +29,19 @@ def texture() -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def write_mosaic(path: Path, side: int, tile: int, codec: str = "jpeg") -> Path:
+def write_mosaic(
+    path: Path, side: int, tile: int, codec: str = "jpeg", image: np.ndarray | None = None
+) -> Path:
     """A single-level slide of `side` pixels, 0.5 um each, in tiles of `tile` pixels.
 
     Parameters
     ----------
     codec
         ``jpeg`` (YCbCr 4:2:0, quality 85) or ``jpeg2000`` (as Aperio writes it, RGB).
+    image
+        What is repeated, uint8 (H, W, 3), at least a tile; by default `texture()`.
     """
-    image = texture()
+    image = texture() if image is None else image
     rows, columns = image.shape[0] // tile, image.shape[1] // tile
     encoded = [
         [_encode(image[y : y + tile, x : x + tile], codec) for x in range(0, columns * tile, tile)]

@@ -52,7 +52,7 @@ def document() -> EvidenceDocument:
         weights="resnet50 random:0",
         seen_in_training=True,
         towards="ILC",
-        meaning="Log odds of ILC.",
+        meaning="log odds of ILC",
         prediction={"probability_ILC": 0.7},
         slide=SlideFrame(slide_id=SLIDE, width=WIDTH, height=HEIGHT, mpp=0.5),
         items=items,

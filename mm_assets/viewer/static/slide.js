@@ -155,7 +155,7 @@ function drawPrediction() {
   page.prediction.replaceChildren(
     element("p", {}, `Patient ${evidence.patient_id}, ${evidence.model.name} version ${evidence.model.version}`),
     element("ul", {}, ...figures),
-    element("p", { class: "small" }, `${evidence.meaning} Bars to the right speak for ${evidence.towards}.`,
+    element("p", { class: "small" }, `${evidence.meaning}. Bars to the right speak for ${evidence.towards}.`,
       evidence.weights ? ` Embeddings: ${evidence.weights}.` : "",
       evidence.seen_in_training ? " The model was fitted to this patient among others: this is no forecast." : ""));
 }
