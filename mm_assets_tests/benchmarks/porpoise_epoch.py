@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -112,30 +111,28 @@ def main() -> None:
         )
         most = TrainingParameters().most_tiles
         a_batch = max(1, most // tiles)
-        sizes = [min(a_batch, bags - start) for start in range(0, bags, a_batch)]
-        assert list(accumulate(sizes))[-1] == bags
+        half = max(1, bags // a_batch // 2)
         multiply = products(a_batch * tiles, device)
         multiply()
         training.learn_epoch(0)
         rows = []
         for epoch in range(1, ROUNDS + 1):
             copied = timed(lambda: [inputs.pack([p], device) for p in patients], device)
-            half = timed(lambda: [multiply() for _ in range(len(sizes) // 2)], device)
+            before = timed(lambda: [multiply() for _ in range(half)], device)
             spent = timed(lambda epoch=epoch: training.learn_epoch(epoch), device)
-            rest = timed(lambda: [multiply() for _ in range(len(sizes) // 2)], device)
-            batches = 2 * (len(sizes) // 2)
-            arithmetic = (half + rest) * (bags / a_batch) / batches
+            after = timed(lambda: [multiply() for _ in range(half)], device)
+            arithmetic = (before + after) * bags / (2 * half * a_batch)
             rows.append((spent, arithmetic, copied))
             print(f"  epoch {spent:.1f} s, products {arithmetic:.1f} s, copy {copied:.1f} s")
     table = pd.DataFrame(rows, columns=["epoch", "products", "copy"])
     limit = table[["products", "copy"]].max(axis=1)
     binds = "arithmetic" if table["products"].median() > table["copy"].median() else "bandwidth"
     share = limit / table["epoch"]
-    work = flops(tiles) * bags
+    work = flops(tiles) * bags / 1e9
     print(
-        f"binds: {binds} ({work / 1e9:.0f} GFLOP an epoch: {work / table['products'].min() / 1e9:.0f}"
-        f" GFLOP/s attained by products alone); share of the limit reached: median "
-        f"{share.median():.2f}, best {share.max():.2f}"
+        f"binds: {binds} ({work:.0f} GFLOP an epoch, {work / table['products'].median():.0f} "
+        f"GFLOP/s attained by products alone)\n"
+        f"share of the limit reached: median {share.median():.2f}, best {share.max():.2f}"
     )
 
 

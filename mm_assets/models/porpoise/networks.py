@@ -57,7 +57,7 @@ class SlideBranch(nn.Module):
         self.dropout = ByteDropout()
         self.gate_tanh = nn.Linear(HIDDEN, GATE)
         self.gate_sigmoid = nn.Linear(HIDDEN, GATE)
-        self.weight = nn.Linear(GATE, 1)
+        self.weight = nn.Linear(GATE, 1, bias=False)  # a softmax takes no notice of a bias
 
     def forward(self, tiles: Tensor, offsets: Sequence[int]) -> Tensor:
         """Shape [patients, 512]; zeros for an empty bag."""
