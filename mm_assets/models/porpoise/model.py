@@ -151,6 +151,25 @@ def pack_bag(slides: Sequence[Tiles]) -> bytes | None:
     return np.concatenate(kept).astype("<f2").tobytes() if kept else None
 
 
+def registry_frame(
+    cohort: Cohort, model: PorpoiseModel, patients: Sequence[str], most_tiles: int | None = None
+) -> pd.DataFrame:
+    """The table that `PorpoiseModel.predict` reads, of some patients.
+
+    Parameters
+    ----------
+    most_tiles
+        Tiles of each slide, the first so many; None takes all.
+    """
+    frame = pd.DataFrame(index=list(patients))
+    if model.kind != "snn":
+        bags = [[slide[:most_tiles] for slide in cohort.bags.get(p, ())] for p in patients]
+        frame[BAG] = pd.Series([pack_bag(bag) for bag in bags], list(patients), object)
+    if model.scaler is not None and cohort.omics is not None:
+        frame = frame.join(cohort.omics[model.scaler.names])
+    return frame
+
+
 def _unpack_bag(content: bytes, width: int) -> Tiles:
     if len(content) % (2 * width):
         raise ValueError(
