@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mm_assets.assets.attention import attention_stages
 from mm_assets.assets.evidence import evidence_stage
 from mm_assets.assets.extremum import extremum_stage
 from mm_assets.assets.models import model_stages
@@ -39,6 +40,7 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
         models[task.name] = [stage.name for stage in task_models]
         if config.slides:
             stages.append(evidence_stage(config, task))
+            stages += attention_stages(config, task)
         stages.append(evaluation_stage(config, task, models[task.name]))
     stages.append(cohort_report_stage(config, models))
     return stages

@@ -83,7 +83,7 @@ def fit_porpoise(
     Raises
     ------
     ValueError
-        When fewer than two training patients can be read.
+        When fewer than two training patients can be read, or a modality is missing in all.
     """
     parameters = parameters or PorpoiseParameters()
     known = cohort.readable(kind, train)
@@ -94,7 +94,7 @@ def fit_porpoise(
         )
     learn, stop = _inner(known, endpoint, parameters, sites)
     scaler = None
-    if kind != "amil" and cohort.omics is not None:
+    if kind != "amil":
         scaler = OmicsScaler.fit(measured(cohort.omics), endpoint, learn)
     intervals = None
     if endpoint.kind == "survival":
@@ -136,12 +136,20 @@ def _inner(
 
 
 def _embedding(inputs: Inputs, patients: Sequence[str]) -> int:
-    """Width of the embeddings, which must be the same on all slides."""
+    """Width of the embeddings, which must be the same on all slides.
+
+    Raises
+    ------
+    ValueError
+        When no patient has tiles, or widths differ.
+    """
     width = 0
     for patient in patients:
         for slide in inputs.bags.get(patient, ()):
             width = width or slide.shape[1]
             check_width(slide.shape[1], width, [patient])
+    if not width:
+        raise ValueError("no training patient has tiles")
     return width
 
 

@@ -189,9 +189,9 @@ def scaled_inputs(
 ) -> Inputs:
     """What a network of this kind reads of the patients."""
     bags = {} if kind == "snn" else cohort.bags
-    if scaler is None or cohort.omics is None:
+    if scaler is None:
         return Inputs(bags, pd.DataFrame())
-    rows = measured(cohort.omics)
+    rows = measured(cohort.omics).reindex(columns=scaler.names)
     rows = rows.loc[rows.index.intersection(list(patients))]
     return Inputs(bags, pd.DataFrame(scaler(rows), rows.index, scaler.names))
 

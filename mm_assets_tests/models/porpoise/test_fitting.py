@@ -247,6 +247,16 @@ def test_patients_without_a_modality() -> None:
     few = Cohort(some.bags, omics.iloc[:0])
     with pytest.raises(ValueError, match="porpoise_snn: 0 training patients"):
         fit_porpoise("snn", few, endpoint, names, parameters=QUICK)
+    for lacking, reason in (
+        (few, "no training patient has omics"),
+        (Cohort(some.bags), "no training patient has omics"),
+        (Cohort(omics=omics), "no training patient has tiles"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            fit_porpoise("mmf", lacking, endpoint, names, parameters=QUICK)
+    # A cohort without omics can still be predicted by a network that learnt from both.
+    alone = models["mmf"].predict_patients(Cohort(some.bags), names)
+    assert alone.index.tolist() == names[5:18]
 
 
 @pytest.mark.parametrize("kind", KINDS)
