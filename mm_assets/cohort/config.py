@@ -149,6 +149,22 @@ class HiptConfig(_Strict):
     regions: str = Field(description="Weights of the transformer of regions.")
 
 
+class PorpoiseConfig(_Strict):
+    """Networks of attention over tiles, of omics, and of both fused, for every task."""
+
+    models: list[Literal["amil", "snn", "mmf"]] = Field(
+        ["amil", "snn", "mmf"],
+        min_length=1,
+        description="Slides, omics, both; those that the cohort has no inputs for are left out.",
+    )
+    epochs: int = Field(20, ge=1)
+    early_stopping: bool = Field(
+        False,
+        description="Whether an inner fifth of the training patients says which epoch is best; "
+        "else the last epoch counts, as published.",
+    )
+
+
 class _TaskBase(_Strict):
     name: str = Field(pattern=NAME_PATTERN)
     without_genes: list[str] = Field(
@@ -236,6 +252,9 @@ class CohortConfig(_Strict):
     )
     hipt: HiptConfig | None = Field(None, description="HIPT's embeddings; left out unless given.")
     selection: SelectionConfig = SelectionConfig()
+    porpoise: PorpoiseConfig | None = Field(
+        None, description="PORPOISE's networks; left out unless given (`{}` will do)."
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     refresh: RefreshConfig = RefreshConfig()
     compute: dict[str, ComputeOverride] = Field(default_factory=dict)
