@@ -43,7 +43,7 @@ def view(
 
 
 def _readable(cohorts: Iterable[str]) -> "list[Workspace]":
-    """Those cohorts whose YAML is right; what is wrong with others is printed."""
+    """Those cohorts that are there; what is wrong with a YAML is printed."""
     from mm_assets.cli import err, workspace
     from mm_assets.cohort.problems import CohortError
 
@@ -53,7 +53,7 @@ def _readable(cohorts: Iterable[str]) -> "list[Workspace]":
             spaces.append(workspace(name))
         except CohortError as error:
             err.print(f"{name} is left out: {'; '.join(map(str, error.problems))}", markup=False)
-    return spaces
+    return [space for space in spaces if not space.config.absent]
 
 
 def opinions(

@@ -56,7 +56,7 @@ class CohortComponent(dg.Component):
 
     def definitions(self) -> dg.Definitions:
         """The cohort's assets, checks and sensors."""
-        if self.config.optional and not Path(self.config.clinical.table).exists():
+        if self.config.absent:
             return dg.Definitions()
         refuse_errors(check_cohort(self.config))
         stages = cohort_stages(self.config)

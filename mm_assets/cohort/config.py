@@ -276,6 +276,11 @@ class CohortConfig(_Strict):
             raise ValueError(f"task names must differ, found {names}")
         return tasks
 
+    @property
+    def absent(self) -> bool:
+        """Whether this is an optional cohort whose data do not exist."""
+        return self.optional and not Path(self.clinical.table).exists()
+
     def resolve_paths(self, base: Path) -> "CohortConfig":
         """The same configuration with every path absolute, relative ones against `base`."""
         data = self.model_dump()
