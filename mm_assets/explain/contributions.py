@@ -20,8 +20,9 @@ import pandas as pd
 
 from mm_assets.models.calibration import QuantileMap
 from mm_assets.models.features import Matrix
-from mm_assets.models.heec import CLINICAL, TREES, HeecModel
+from mm_assets.models.heec import HeecModel
 from mm_assets.models.losses import Floats
+from mm_assets.models.votes import CLINICAL, TREES
 
 RISK = "risk"
 
@@ -65,7 +66,14 @@ def explain_heec(model: HeecModel, frame: pd.DataFrame) -> Contributions:
     frame
         As for `HeecModel.predict`. Features that a patient lacks contribute too: trees send
         missing values one way.
+
+    Raises
+    ------
+    ValueError
+        If the model starts from a clinical offset, whose parts are not worked out.
     """
+    if model.offset is not None:
+        raise ValueError("a model that starts from a clinical offset cannot be explained")
     return _of_risk(model, frame) if model.curve is not None else _of_class(model, frame)
 
 
