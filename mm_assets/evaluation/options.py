@@ -51,5 +51,6 @@ def option_rows(
         gap = None
         if model != compared.reference:
             gap = paired_difference(differences, model, compared.reference, metric)
-        rows.append({"model": model, "words": words, "gap": gap, **values[model]})
+        found = {name: values[model][name] for name in columns}
+        rows.append({"model": model, "words": words, "gap": gap, **found})
     return rows

@@ -5,6 +5,9 @@ Cox model, which has one vote beside one vote of the trees for each of imaging a
 section 7: unweighted averages beat fitted weights). A member that ranks the held-out patients of
 the inner folds no better than chance loses its vote. Classification: the average of three softmax
 boosters, which gives .005 more AUC than one (IDC against ILC in TCGA-BRCA, three draws of folds).
+They start from the log odds of a clinical logistic model: among hundreds of features the trees
+overlook covariates (demo cohorts of four seeds: .028 more AUC than as features, 95 % interval .003
+to .053; TCGA-BRCA .002, -.002 to .006).
 
 Fold safety: settings, filter, encoding, number of rounds, reference ranks and calibration are
 fitted on the training patients of a fold.
@@ -21,7 +24,7 @@ from mm_assets.cohort.clinical import Endpoint
 from mm_assets.models.boosting import Boosters, Chosen, one_thread, predict_text
 from mm_assets.models.calibration import QuantileMap, SurvivalCurve, cox_slope, probability_columns
 from mm_assets.models.clinical import MIN_EVENTS, ClinicalModel
-from mm_assets.models.features import FeatureBlocks, Preprocessor
+from mm_assets.models.features import ClinicalUse, FeatureBlocks, Preprocessor
 from mm_assets.models.heec_parameters import HeecParameters
 from mm_assets.models.inner import InnerData, held_out_clinical, inner_folds
 from mm_assets.models.losses import (
@@ -60,7 +63,7 @@ class HeecModel:
     parameters
         Settings it was fitted with, as tuned.
     offset
-        Where the boosters' scores start, with `HeecParameters.clinical` ``offset``.
+        Where the boosters' scores start; None unless a clinical model is their offset.
     trials
         What the search for settings tried, as from `tune`.
     """
@@ -144,7 +147,7 @@ def fit_heec(
     """
     train, parameters = sorted(train), _for_blocks(parameters or HeecParameters(), blocks)
     table = endpoint.table.loc[train]
-    offset = blocks.clinical if parameters.clinical == "offset" else None
+    offset = None if _use(parameters, endpoint) != "offset" else blocks.clinical
     read = blocks if offset is None else replace(blocks, clinical=None)
     preprocessor = _preprocessor(read, endpoint, train, parameters, filtered_omics)
     model = HeecModel(
@@ -153,7 +156,7 @@ def fit_heec(
     held_out: dict[str, Floats] = {}
     if preprocessor.names and _can_learn(table, endpoint):
         inner = inner_folds(endpoint, train, parameters, sites)
-        if _votes_on_covariates(parameters, endpoint) and blocks.clinical is not None:
+        if _use(parameters, endpoint) == "vote" and blocks.clinical is not None:
             held_out[CLINICAL] = held_out_clinical(blocks.clinical, endpoint, train, inner)
             clinical = ClinicalModel.fit(blocks.clinical.reindex(train), endpoint)
             model = replace(model, clinical=clinical)
@@ -186,8 +189,10 @@ def _can_learn(table: pd.DataFrame, endpoint: Endpoint) -> bool:
     return bool((table["label"].value_counts() >= 2).sum() >= 2)
 
 
-def _votes_on_covariates(parameters: HeecParameters, endpoint: Endpoint) -> bool:
-    return parameters.clinical == "vote" and endpoint.kind == "survival"
+def _use(parameters: HeecParameters, endpoint: Endpoint) -> ClinicalUse:
+    """How covariates enter: for classes a vote is an offset."""
+    is_class = endpoint.kind == "classification"
+    return "offset" if is_class and parameters.clinical == "vote" else parameters.clinical
 
 
 def _preprocessor(

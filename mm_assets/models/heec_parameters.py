@@ -38,8 +38,10 @@ class HeecParameters:
     imaging_features, omics_features
         Features kept by the univariate filter of each block; None keeps all that vary.
     clinical
-        ``feature``: the trees read the covariates. ``vote``: and in survival the clinical Cox
-        model votes beside them. ``offset``: the trees do not, and start from its linear predictor.
+        ``feature``: the trees read the covariates. ``offset``: they do not, and boosting starts
+        from the linear predictor of the clinical model. ``vote``: in survival the trees read the
+        covariates and the clinical Cox model votes beside them; for classes, whose log odds add
+        up, the same as ``offset``.
     tuning
         Budget of the search for better settings on the inner folds.
     """

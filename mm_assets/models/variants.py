@@ -60,7 +60,7 @@ GROUPS = {
             Variant("heec_clinical_offset", clinical_use="offset"),
         ),
         (
-            "covariates read by the trees, without a vote of the clinical model",
+            "covariates read by the trees, the clinical model left out",
             "boosting starts from the clinical model, the trees read no covariate",
         ),
     ),
@@ -86,7 +86,7 @@ def compared_variants(
     groups
         Keys of `GROUPS`.
     kind
-        ``survival`` or ``classification``: classes have no clinical vote to leave out.
+        ``survival`` or ``classification``: for classes the offset is the default.
     selects
         Whether there is a selection of instances.
     """
@@ -105,5 +105,5 @@ def _differs(variant: Variant, blocks: FeatureBlocks, kind: str, selects: bool) 
         return blocks.imaging is not None and selects
     if variant.clinical_use != "vote":
         votes = kind == "survival"
-        return blocks.clinical is not None and (votes or variant.clinical_use != "feature")
+        return blocks.clinical is not None and (votes or variant.clinical_use != "offset")
     return True

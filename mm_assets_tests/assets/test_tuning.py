@@ -33,7 +33,7 @@ def test_tuning_is_logged_and_options_are_reported(tmp_path: Path) -> None:
         slides=None,
         tasks=[SURVIVAL],
         heec={"tuning": {"trials": 2, "seconds": None}},
-        evaluation={"folds": 2, "bootstrap": 100, "compare": ["clinical", "filters"]},
+        evaluation={"folds": 2, "bootstrap": 100, "compare": ["clinical"]},
     )
     cohort = Cohort(yaml, tmp_path / "mm")
     cohort.mm("materialize", "tiny")
@@ -47,16 +47,13 @@ def test_tuning_is_logged_and_options_are_reported(tmp_path: Path) -> None:
     )
     searches = {(run.data.params["model"], run.data.params["fold"]) for run in nested}
     models = {"heec", "heec_omics", "heec_no_expression", "heec_omics_no_expression"}
-    options = {
-        "heec_clinical_feature", "heec_clinical_offset", "heec_filter_quarter", "heec_filter_none"
-    }  # fmt: skip
+    options = {"heec_clinical_feature", "heec_clinical_offset"}
     assert searches == {(m, f) for m in models | options for f in "01"} | {("heec", "-1")}
     assert len(nested) == 2 * len(searches)
     assert all("gain" in run.data.metrics for run in nested)
     store = ArtefactStore(uri=str(tmp_path / "mm" / "store"))
     html = store.read_bytes(ArtefactRef("tiny", "evaluation_survival", "cohort", "html")).decode()
     assert "How should covariates enter?" in html
-    assert "How many features should pass the filters?" in html
-    assert "Which level of the slides" not in html
+    assert "How many features should pass the filters?" not in html
     trials = tracking.predictor("tiny.survival.heec").trials
     assert trials["trial"].tolist() == [0, 1]

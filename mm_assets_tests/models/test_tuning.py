@@ -211,10 +211,10 @@ def permuted(kind: str, seed: int, patients: int, trials: int) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shuffled_outcomes_give_chance_with_selection_and_tuning(kind: str) -> None:
-    found = [permuted(kind, seed, patients=120, trials=3) for seed in range(3)]
-    # Three cohorts of 120: a standard error of .03; a filter or scorer that saw the test patients'
-    # outcomes gives .65 and more.
-    assert np.mean(found) == pytest.approx(0.5, abs=0.09), found
+    found = [permuted(kind, seed, patients=160, trials=2) for seed in range(2)]
+    # Two cohorts of 160: a standard error of .033. A filter or scorer that saw the outcomes of the
+    # test patients gives .65 and more.
+    assert np.mean(found) == pytest.approx(0.5, abs=0.1), found
 
 
 @pytest.mark.stress
@@ -228,9 +228,10 @@ def test_shuffled_outcomes_give_chance_often(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_of_test_patients_change_nothing(kind: str) -> None:
     """Test outcomes turned round, and a feature that is the truth in the test fold alone."""
-    cohort = simulate(80, seed=3)
+    cohort = simulate(60, seed=3)
     endpoint = cohort.endpoint(kind)
     splits = split(endpoint.table.index, 2)
+    splits = splits[splits["fold"] == 0]
     fold = list_folds(splits)[0]
     column = "event" if kind == "survival" else "label"
     table = endpoint.table.copy()
@@ -241,11 +242,11 @@ def test_labels_of_test_patients_change_nothing(kind: str) -> None:
     tried: list[pd.DataFrame] = []
 
     def run(blocks: FeatureBlocks, outcomes: Endpoint) -> pd.DataFrame:
-        # Scorers of every fold are fitted anew: that of this fold must not have changed.
+        # The fold's scorer is fitted anew, and must not have changed.
         imaging_of = imaging_by_fold(outcomes, splits, 3)
         return run_folds(
             replace(blocks, imaging=imaging_of(0, 0, True)), outcomes,
-            splits[splits["fold"] == 0], (), [Variant("heec")], FAST,
+            splits, (), [Variant("heec")], FAST,
             imaging_of=imaging_of, log_trials=tried.append,
         )  # fmt: skip
 
