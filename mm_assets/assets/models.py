@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mm_assets.models.features import FeatureBlocks, Variant
+    from mm_assets.models.heec_parameters import HeecParameters
     from mm_assets.resources.model_run import Predictor
     from mm_assets.resources.tracking import RegisteredModel
 
@@ -105,7 +106,7 @@ def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
         outputs=(heec_name(task),),
         upstream=tuple(upstream),
         group="models",
-        code_version="3",
+        code_version="4",
         description="HEEC: LightGBM on extremum vectors, in-fold filtered omics and clinical "
         "covariates, with its ablations.",
         kinds=frozenset({"lightgbm", "mlflow"}),
@@ -115,54 +116,76 @@ def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
             "covariates": config.clinical.covariates,
             "omics_features": config.evaluation.omics_features,
             "preserve_sites": config.evaluation.preserve_sites,
+            "compare": list(config.evaluation.compare),
+            "tuning": config.heec.tuning.model_dump(),
         },
         run=lambda job: _train_heec(job, task),
     )
 
 
 def _train_heec(job: Job, task: Task) -> Produced:
-    from mm_assets.models.heec import HeecParameters, fit_final, run_folds
+    import pandas as pd
+
+    from mm_assets.models.heec_folds import fit_final, label_trials, run_folds
 
     config = job.workspace.config
     clinical = read_table(job, CLINICAL)
     endpoint = make_endpoint(clinical, task)
     blocks = _feature_blocks(job, task, clinical)
     filtered = read_table(job, filtered_omics_name(task)) if config.omics else None
-    parameters = HeecParameters(omics_features=config.evaluation.omics_features)
     sites = clinical["site"] if config.evaluation.preserve_sites and "site" in clinical else None
     name = heec_name(task)
+    splits, variants = read_table(job, splits_name(task)), _variants(config, blocks, task)
+    processes = HEEC_COMPUTE.overridden(config.compute.get(name)).cpu
+    parameters = _parameters(config, len(variants), splits, processes)
     progress = Progress(f"{config.cohort}/{name}", 0, job.workspace.log)
+    tried: list[pd.DataFrame] = []
     predictions = run_folds(
         blocks,
         endpoint,
-        read_table(job, splits_name(task)),
+        splits,
         _horizons(task),
-        _variants(config, blocks, task),
+        variants,
         parameters,
         filtered,
         sites,
         progress.update,
-        HEEC_COMPUTE.overridden(config.compute.get(name)).cpu,
+        processes,
         # Folds come one after the other: two matrices, with and without selection.
         lru_cache(2)(partial(_imaging_matrix, job, task)) if config.slides else None,
+        tried.append,
     )
     final = fit_final(blocks, endpoint, _horizons(task), parameters, filtered, sites)
-    return register_model(
-        job, task, name, final, predictions, blocks.frame(endpoint.table.index.tolist())
+    trials = pd.concat([*tried, label_trials(final, "heec")], ignore_index=True)
+    frame = blocks.frame(endpoint.table.index.tolist())
+    return register_model(job, task, name, final, predictions, frame, trials=trials)
+
+
+def _parameters(
+    config: CohortConfig, variants: int, splits: "pd.DataFrame", processes: int
+) -> "HeecParameters":
+    """Settings of every fit; the time for tuning is shared among all searches."""
+    from mm_assets.models.heec_parameters import HeecParameters, TuningBudget
+
+    folds = len(splits[["repeat", "fold"]].drop_duplicates())
+    # The final model is fitted after the folds, by one process.
+    searches = variants * folds / processes + 1
+    budget = TuningBudget(config.heec.tuning.trials, config.heec.tuning.seconds)
+    return HeecParameters(
+        omics_features=config.evaluation.omics_features, tuning=budget.shared(searches)
     )
 
 
 def _variants(config: CohortConfig, blocks: "FeatureBlocks", task: Task) -> "list[Variant]":
     from mm_assets.models.features import Variant, default_variants
+    from mm_assets.models.variants import compared_variants
 
     variants = default_variants(blocks)
     if task.without_genes and blocks.omics is not None:
         genes = tuple(task.without_genes)
         variants.append(Variant(f"heec_{without_genes_label(task)}", without_genes=genes))
-    if blocks.imaging is not None and selects(config):
-        name = "heec_imaging_unselected"
-        variants.append(Variant(name, omics=False, clinical=False, selection=False))
-    return variants
+    compare = config.evaluation.compare
+    return variants + compared_variants(compare, blocks, task.kind, selects(config))
 
 
 def _feature_blocks(job: Job, task: Task, clinical: "pd.DataFrame") -> "FeatureBlocks":
@@ -209,12 +232,19 @@ def register_model(
     predictions: "pd.DataFrame",
     frame: "pd.DataFrame",
     curves: "pd.DataFrame | None" = None,
+    trials: "pd.DataFrame | None" = None,
 ) -> Produced:
-    """Store the out-of-fold predictions and register the final model, with learning curves."""
+    """Store the out-of-fold predictions and register the final model.
+
+    Parameters
+    ----------
+    curves, trials
+        Learning curves, and what tuning tried, as in `ModelRun`.
+    """
     digest = job.workspace.store.write_table(
         job.ref(name, "parquet"), predictions, job.provenance[name]
     )
-    model = _log_model(job, task, name, final, frame, curves)
+    model = _log_model(job, task, name, final, frame, curves, trials)
     metadata: dict[str, Any] = {
         "models": ", ".join(predictions["model"].unique()),
         "patients": int(predictions["patient_id"].nunique()),
@@ -241,6 +271,7 @@ def _log_model(
     final: "Predictor",
     frame: "pd.DataFrame",
     curves: "pd.DataFrame | None",
+    trials: "pd.DataFrame | None",
 ) -> "RegisteredModel":
     from mm_assets.resources.lineage import lineage_of_provenance, to_json
     from mm_assets.resources.model_run import ModelRun
@@ -265,5 +296,6 @@ def _log_model(
             lineage=to_json(lineage),
             weights=_weights_read(job, task),
             curves=curves,
+            trials=trials,
         )
     )

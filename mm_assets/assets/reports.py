@@ -1,7 +1,7 @@
 """Stages that judge and explain: `evaluation_T` and `cohort_report`."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mm_assets.evaluation.comparison import Evaluation
+    from mm_assets.evaluation.options import OptionComparison
     from mm_assets.evaluation.report import FlowStep, TaskReport
 
 REPORT = "cohort_report"
@@ -147,6 +148,7 @@ def _task_report(
         single_models=single,
         excluded=endpoint.excluded,
         classes=endpoint.classes,
+        options=tuple(_options(evaluated, full)),
         descriptions=_descriptions(task),
         attainable=_attainable(config, task),
         weights=weights_stamp(job) or None if config.slides else None,
@@ -159,8 +161,24 @@ def _task_report(
     )
 
 
+def _options(evaluated: Sequence[str], full: str) -> "Iterator[OptionComparison]":
+    """The groups of variants that were evaluated, each with its default."""
+    from mm_assets.evaluation.options import OptionComparison
+    from mm_assets.models.variants import GROUPS
+
+    for group in GROUPS.values():
+        options = {model: words for model, words in group.described() if model in evaluated}
+        # Where the slides are all there is, the full model is the one on slides alone.
+        reference = group.reference if group.reference in evaluated else full
+        if options:
+            yield OptionComparison(group.question, reference, options)
+
+
 def _descriptions(task: Task) -> dict[str, str]:
     """One line on every model there can be."""
+    from mm_assets.models.variants import GROUPS
+
+    options = {model: words for group in GROUPS.values() for model, words in group.described()}
     without = {f"heec_{without_genes_label(task)}": f"without {', '.join(task.without_genes)}"}
     return {
         "clinical_cox": "Cox regression on clinical covariates",
@@ -173,6 +191,7 @@ def _descriptions(task: Task) -> dict[str, str]:
         "porpoise_amil": "attention over the tiles of the slides",
         "porpoise_snn": "self-normalizing network of all omics features",
         "porpoise_mmf": "attention over tiles and self-normalizing network, fused",
+        **options,
         **(without if task.without_genes else {}),
     }
 

@@ -211,9 +211,34 @@ class EvaluationConfig(_Strict):
     omics_features: int | None = Field(
         600, ge=1, description="Features kept by the in-fold univariate filter; null keeps all."
     )
+    compare: list[Literal["levels", "selection", "clinical", "filters"]] = Field(
+        ["selection"],
+        description="Options of HEEC that the report compares, beside each modality alone: levels "
+        "one by one, without selection, how covariates enter, sizes of the filters.",
+    )
     attainable: str | None = Field(
         None, description="Synthetic cohorts: JSON of task -> best attainable metric."
     )
+
+
+class TuningConfig(_Strict):
+    """Search for HEEC's settings on inner folds, in every fold and for every variant."""
+
+    trials: int = Field(
+        0, ge=0, le=1000, description="Settings tried in each search; below 2: none is made."
+    )
+    seconds: float | None = Field(
+        1800,
+        gt=0,
+        description="Time for all searches of a task, shared evenly; null: no limit. Results that "
+        "it cut short differ between machines.",
+    )
+
+
+class HeecConfig(_Strict):
+    """Settings of HEEC."""
+
+    tuning: TuningConfig = TuningConfig()
 
 
 class RefreshConfig(_Strict):
@@ -255,6 +280,7 @@ class CohortConfig(_Strict):
     porpoise: PorpoiseConfig | None = Field(
         None, description="PORPOISE's networks; left out unless given (`{}` will do)."
     )
+    heec: HeecConfig = HeecConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     refresh: RefreshConfig = RefreshConfig()
     compute: dict[str, ComputeOverride] = Field(default_factory=dict)

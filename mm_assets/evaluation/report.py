@@ -1,6 +1,5 @@
 """Reports of a task and of a cohort: one self-contained HTML file each, for screen and print."""
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,7 +16,9 @@ from mm_assets.evaluation.descriptions import (
     p_in_words,
     weights_stamp,
 )
+from mm_assets.evaluation.figures import report_figures
 from mm_assets.evaluation.metrics import higher_is_better
+from mm_assets.evaluation.options import OptionComparison, option_rows
 from mm_assets.evaluation.sheet import PlotContext
 from mm_assets.evaluation.strata import MASKED, SMALLEST_GROUP
 
@@ -48,6 +49,8 @@ class TaskReport:
         Columns patient_id, reason: patients of the clinical table left out of this task.
     classes
         Of the endpoint; empty for survival.
+    options
+        Options of the full model that were compared with their defaults.
     names, descriptions
         Model -> name for people, and one line on what it is.
     attainable
@@ -68,6 +71,7 @@ class TaskReport:
     single_models: tuple[str, ...]
     excluded: pd.DataFrame
     classes: tuple[str, ...] = ()
+    options: tuple[OptionComparison, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     descriptions: Mapping[str, str] = field(default_factory=dict)
     attainable: Mapping[str, float] = field(default_factory=dict)
@@ -211,8 +215,17 @@ def _task_view(report: TaskReport) -> dict[str, Any]:
         "exclusions": report.excluded["reason"].value_counts().to_dict(),
         "tables": _result_tables(report, metrics),
         "folds": _fold_table(report),
-        "figures": _figures(report, context),
+        "figures": report_figures(report, context),
         "pairs": _pairs(report),
+        "options": [
+            (
+                compared,
+                option_rows(
+                    evaluation.metrics, evaluation.differences, report.main_metric, compared
+                ),
+            )
+            for compared in report.options
+        ],
         "subgroups": _subgroups(report),
         "fit": _calibration_fit(report, context),
         "notes": list(evaluation.notes["note"]),
@@ -266,77 +279,6 @@ def _fold_table(report: TaskReport) -> dict[str, Any]:
         ],
         "rows": [(model, list(wide.loc[model])) for model in report.models],
     }
-
-
-def _figures(report: TaskReport, context: PlotContext) -> dict[str, list[dict[str, str]]]:
-    """Images as data addresses with their text alternatives, by section."""
-    evaluation, metric, full = report.evaluation, report.main_metric, report.full_model
-    label, name = metric_label(metric), context.name(full)
-    compared = [full, *_best_single(report)]
-    sections: dict[str, list[tuple[bytes, str]]] = {
-        "forest": [
-            (
-                plots.metric_forest(evaluation.metrics, metric, context),
-                f"{label} of every model with its 95 % interval",
-            )
-        ],
-        "differences": [],
-        "ablation": [],
-        "curves": [],
-        "calibration": [],
-    }
-    if len(report.models) > 1 and full in report.models:
-        sections["differences"] = [
-            (
-                plots.difference_forest(evaluation.differences, metric, full, context),
-                f"Paired differences in {label} of {name} against every other model",
-            )
-        ]
-    if sum(model == full or model.startswith(f"{full}_") for model in report.models) > 1:
-        sections["ablation"] = [
-            (
-                plots.ablation_bars(evaluation.metrics, metric, full, context),
-                f"{label} of {name} with each modality alone and with all",
-            )
-        ]
-    if len(evaluation.roc):
-        sections["curves"] = [
-            (
-                plots.roc_curves(evaluation.roc, evaluation.metrics, report.models, context),
-                "ROC curves of every model",
-            )
-        ]
-    for model in compared:
-        if (evaluation.risk_groups["model"] == model).any():
-            image = plots.kaplan_meier_plot(evaluation.risk_groups, model, context)
-            sections["curves"].append(
-                (image, f"Survival of high and low risk patients by {context.name(model)}")
-            )
-    if evaluation.calibration["model"].isin(compared).any():
-        sections["calibration"] = [
-            (
-                plots.calibration_plot(evaluation.calibration, compared, context),
-                "Predicted against observed probability",
-            )
-        ]
-    return {
-        section: [
-            {"address": "data:image/svg+xml;base64," + b64encode(image).decode(), "text": text}
-            for image, text in images
-        ]
-        for section, images in sections.items()
-    }
-
-
-def _best_single(report: TaskReport) -> list[str]:
-    rows = report.evaluation.metrics
-    rows = rows[
-        (rows["metric"] == report.main_metric)
-        & rows["model"].isin(list(report.single_models))
-        & (rows["model"] != report.full_model)
-        & rows["value"].notna()
-    ]
-    return list(rows.sort_values("value", ascending=False)["model"].head(1))
 
 
 def _pairs(report: TaskReport) -> list[dict[Any, Any]]:

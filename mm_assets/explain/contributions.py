@@ -5,7 +5,8 @@ combined just as the model combines its members, so that base and contributions 
 explained:
 
 - Classification: the logit of the predicted class less the mean logit of the others, averaged
-  over the boosters. With two classes this is the log odds of the predicted class.
+  over the boosters, with the parts of the clinical model from which they start. With two classes
+  this is the log odds of the predicted class.
 - Survival: the risk, which is a mean of places among training patients. A member's place is no
   sum of features but rises with a score that is one; its distance from the place of the mean
   training patient is shared out in proportion to the parts of the score (the rescale rule of
@@ -19,9 +20,12 @@ import numpy as np
 import pandas as pd
 
 from mm_assets.models.calibration import QuantileMap
+from mm_assets.models.clinical import CovariateEncoder
 from mm_assets.models.features import Matrix
-from mm_assets.models.heec import CLINICAL, TREES, HeecModel
+from mm_assets.models.heec import HeecModel
 from mm_assets.models.losses import Floats
+from mm_assets.models.offset import ClinicalOffset
+from mm_assets.models.votes import CLINICAL, TREES
 
 RISK = "risk"
 
@@ -65,18 +69,33 @@ def explain_heec(model: HeecModel, frame: pd.DataFrame) -> Contributions:
     frame
         As for `HeecModel.predict`. Features that a patient lacks contribute too: trees send
         missing values one way.
+
+    Raises
+    ------
+    ValueError
+        If the model is of survival and starts from a clinical offset: its parts of a place are not
+        worked out.
     """
-    return _of_risk(model, frame) if model.curve is not None else _of_class(model, frame)
+    if model.curve is None:
+        return _of_class(model, frame)
+    if model.offset is not None:
+        raise ValueError("a survival model with a clinical offset cannot be explained")
+    return _of_risk(model, frame)
 
 
 def feature_values(model: HeecModel, frame: pd.DataFrame) -> pd.DataFrame:
     """Values of the model's features as measured, before winsorising; covariates as encoded."""
     parts = [frame[table["feature"].tolist()] for table in model.preprocessor.filtered]
-    covariates = model.preprocessor.covariates
+    covariates = _encoder(model)
     if covariates:
         encoded = covariates.encode(frame)
         parts.append(pd.DataFrame(encoded, index=frame.index, columns=covariates.names()))
     return pd.concat([pd.DataFrame(index=frame.index), *parts], axis=1)
+
+
+def _encoder(model: HeecModel) -> CovariateEncoder | None:
+    """What encodes the covariates, of the trees or of the offset."""
+    return model.offset.model.encoder if model.offset else model.preprocessor.covariates
 
 
 def _of_class(model: HeecModel, frame: pd.DataFrame) -> Contributions:
@@ -85,15 +104,25 @@ def _of_class(model: HeecModel, frame: pd.DataFrame) -> Contributions:
     for text in model.boosters.values():
         parts += _tree_parts(text, matrix).reshape(parts.shape) / len(model.boosters)
     parts[..., -1] += model.prior
+    names = model.preprocessor.names
+    if model.offset is not None:
+        parts = np.concatenate([_offset_parts(model.offset, frame), parts], axis=2)
+        names = [*model.offset.model.encoder.names(), *names]
     chosen = parts.sum(axis=2).argmax(axis=1)
     own = parts[np.arange(len(frame)), chosen]
     margin = own - (parts.sum(axis=1) - own) / (classes - 1)
-    names = model.preprocessor.names
     return Contributions(
         pd.DataFrame(margin[:, : len(names)], frame.index, names),
         pd.Series(margin[:, -1], frame.index),
         pd.Series(np.array(model.classes)[chosen], frame.index),
     )
+
+
+def _offset_parts(offset: ClinicalOffset, frame: pd.DataFrame) -> Floats:
+    """What covariates add to the logits where boosting starts, [patients, classes, columns]."""
+    slope = np.mean(list(offset.slopes.values()))
+    values = offset.model.encoder.standardize(frame)
+    return np.asarray(slope * values[:, None, :] * offset.model.coefficients.T)
 
 
 def _of_risk(model: HeecModel, frame: pd.DataFrame) -> Contributions:

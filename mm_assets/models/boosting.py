@@ -22,6 +22,8 @@ class BoostingParameters:
 
     Attributes
     ----------
+    leaf_size
+        Least patients in a leaf, as a multiple of a thirtieth of the patients (of 2 to 20).
     min_rounds
         Least number of trees. Held-out likelihood punishes scores for being too large as well as
         for being in the wrong order, and so stops long before the order is at its best; scores
@@ -34,8 +36,10 @@ class BoostingParameters:
 
     learning_rate: float = 0.05
     num_leaves: int = 4
+    leaf_size: float = 1.0
     feature_fraction: float = 0.1
     bagging_fraction: float = 0.7
+    lambda_l1: float = 0.0
     lambda_l2: float = 1.0
     max_bin: int = 63
     min_rounds: int = 75
@@ -53,8 +57,9 @@ class BoostingParameters:
             "feature_fraction": self.feature_fraction,
             "bagging_fraction": self.bagging_fraction,
             "bagging_freq": 1,
+            "lambda_l1": self.lambda_l1,
             "lambda_l2": self.lambda_l2,
-            "min_data_in_leaf": int(np.clip(patients // 30, 2, 20)),
+            "min_data_in_leaf": max(1, round(self.leaf_size * np.clip(patients // 30, 2, 20))),
             "min_sum_hessian_in_leaf": 1e-3,
             "max_bin": self.max_bin,
             "feature_pre_filter": False,

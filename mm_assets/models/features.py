@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from mm_assets.omics.filters import apply_filter, fit_filter
 
 EXPRESSION = "expression"
 Matrix = NDArray[np.float32]
+ClinicalUse = Literal["vote", "feature", "offset"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,17 @@ class FeatureBlocks:
             return []
         return list(dict.fromkeys(name.partition(":")[0] for name in self.omics.columns))
 
+    @property
+    def levels(self) -> list[str]:
+        """Levels of the imaging block, e.g. region and tile."""
+        if self.imaging is None:
+            return []
+        return list(dict.fromkeys(_level(name) for name in self.imaging.columns))
+
+
+def _level(feature: str) -> str:
+    return feature.partition(":")[0]
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -56,6 +69,12 @@ class Variant:
     ----------
     selection
         Whether extrema are taken over the instances that were selected; else over all.
+    levels
+        Levels of the slides that are read; None reads all.
+    clinical_use
+        How covariates enter, see `HeecParameters.clinical`.
+    filter_factor
+        Multiple of the filters' sizes; None keeps every feature.
     without_modalities
         Omics modalities left out.
     without_genes
@@ -67,6 +86,9 @@ class Variant:
     selection: bool = True
     omics: bool = True
     clinical: bool = True
+    levels: tuple[str, ...] | None = None
+    clinical_use: ClinicalUse = "vote"
+    filter_factor: float | None = 1.0
     without_modalities: tuple[str, ...] = ()
     without_genes: tuple[str, ...] = ()
 
@@ -80,9 +102,12 @@ class Variant:
                 for modality, _, gene in parts
             ]
             omics = omics.loc[:, kept] if any(kept) else None
+        imaging = blocks.imaging if self.imaging else None
+        if imaging is not None and self.levels is not None:
+            imaging = imaging.loc[:, [_level(name) in self.levels for name in imaging.columns]]
         return replace(
             blocks,
-            imaging=blocks.imaging if self.imaging else None,
+            imaging=imaging,
             omics=omics,
             clinical=blocks.clinical if self.clinical else None,
         )
@@ -113,13 +138,14 @@ class Preprocessor:
 
     Attributes
     ----------
-    filtered
-        Kept features with winsorisation limits, as from `fit_filter`, one table a block.
+    imaging, omics
+        Kept features with winsorisation limits, as from `fit_filter`; None without the block.
     covariates
         None without covariates.
     """
 
-    filtered: tuple[pd.DataFrame, ...]
+    imaging: pd.DataFrame | None
+    omics: pd.DataFrame | None
     covariates: CovariateEncoder | None
 
     @classmethod
@@ -142,17 +168,33 @@ class Preprocessor:
             `fit_filter` of the omics block on exactly these patients, where it is known.
         """
         known = pd.Index(train)
-        filtered = []
+        imaging, omics = None, filtered_omics
         if blocks.imaging is not None and len(known.intersection(blocks.imaging.index)):
-            filtered.append(fit_filter(blocks.imaging, endpoint, train, keep_imaging))
-        if filtered_omics is not None:
-            filtered.append(filtered_omics)
-        elif blocks.omics is not None and len(known.intersection(blocks.omics.index)):
-            filtered.append(fit_filter(blocks.omics, endpoint, train, keep_omics))
+            imaging = fit_filter(blocks.imaging, endpoint, train, keep_imaging)
+        if (
+            omics is None
+            and blocks.omics is not None
+            and len(known.intersection(blocks.omics.index))
+        ):
+            omics = fit_filter(blocks.omics, endpoint, train, keep_omics)
         encoder = None
         if blocks.clinical is not None:
             encoder = CovariateEncoder.fit(blocks.clinical.reindex(known))
-        return cls(tuple(filtered), encoder)
+        return cls(imaging, omics, encoder)
+
+    @property
+    def filtered(self) -> tuple[pd.DataFrame, ...]:
+        """The filters of the blocks there are, in the order of the matrix's columns."""
+        return tuple(table for table in (self.imaging, self.omics) if table is not None)
+
+    def columns(self, keep_imaging: int | None, keep_omics: int | None) -> NDArray[np.intp]:
+        """Places of the matrix's columns that smaller filters would have kept."""
+        chosen, start = [], 0
+        for table, keep in ((self.imaging, keep_imaging), (self.omics, keep_omics)):
+            size = 0 if table is None else len(table)
+            chosen.append(start + np.arange(size)[:keep])
+            start += size
+        return np.concatenate([*chosen, np.arange(start, max(len(self.names), 1))])
 
     @property
     def inputs(self) -> list[str]:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +13,7 @@ from mm_assets.resources.store import JSON
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Param
 
 FINGERPRINT_TAG = "mm.fingerprint"
 
@@ -53,6 +53,9 @@ class ModelRun:
         Stamp of the encoder weights, e.g. ``resnet50 random:0``.
     curves
         Learning curves: columns curve, epoch, value.
+    trials
+        What tuning tried, each row a run nested in this one: columns model, repeat, fold, trial,
+        gain (score on inner folds), seconds, then settings. None or empty without tuning.
     """
 
     cohort: str
@@ -69,6 +72,7 @@ class ModelRun:
     lineage: dict[str, JSON] = field(default_factory=dict)
     weights: str = ""
     curves: "pd.DataFrame | None" = None
+    trials: "pd.DataFrame | None" = None
 
     @property
     def name(self) -> str:
@@ -113,12 +117,27 @@ class ModelRun:
             ],
             columns=["asset", "name", "data_version"],
         )
+        trials = {} if self.trials is None or self.trials.empty else {"trials.csv": self.trials}
         return {
             "lineage/lineage.json": json.dumps(self.lineage).encode(),
             "input_example.csv": self.input_example.to_csv(index=False).encode(),
             "parameters.json": json.dumps(self.parameters, indent=2).encode(),
             "lineage/inputs.csv": inputs.to_csv(index=False).encode(),
+            **{name: table.to_csv(index=False).encode() for name, table in trials.items()},
         }
+
+    def nested(self) -> "Iterator[tuple[str, list[Param], list[Metric]]]":
+        """Name, parameters and metrics of the run of every trial."""
+        from mlflow.entities import Param
+
+        for row in [] if self.trials is None else self.trials.to_dict("records"):
+            where = {key: str(row.pop(key)) for key in ("model", "repeat", "fold", "trial")}
+            metrics = [*_metric("gain", row.pop("gain")), *_metric("seconds", row.pop("seconds"))]
+            # Searches of other variants may lack a setting.
+            settings = {key: f"{value:g}" for key, value in row.items() if not math.isnan(value)}
+            params = [Param(str(key), text) for key, text in (where | settings).items()]
+            name = "{model} fold {repeat}.{fold} trial {trial}".format(**where)
+            yield name, params, metrics
 
 
 def overall_metrics(model: str, table: "pd.DataFrame") -> "list[Metric]":

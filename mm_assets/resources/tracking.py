@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import tempfile
@@ -25,6 +24,7 @@ import dagster as dg
 from pydantic import Field
 
 from mm_assets.cohort.config import mm_home
+from mm_assets.resources.mlflow_log import log_files, log_metrics, log_params, log_trials
 from mm_assets.resources.model_run import (
     FINGERPRINT_TAG,
     ModelRun,
@@ -36,7 +36,6 @@ from mm_assets.resources.model_run import (
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.pyfunc import PyFuncModel
 
@@ -158,9 +157,9 @@ class Tracking(dg.ConfigurableResource):
         tables = {"metrics.csv": metrics, "folds.csv": per_fold}
         texts = {path: table.to_csv(index=False).encode() for path, table in tables.items()}
         with self._exclusive():
-            _log_metrics(client, run_id, overall_metrics(model, metrics))
-            _log_metrics(client, run_id, fold_metrics(model, per_fold))
-            _log_files(client, run_id, {**texts, **files})
+            log_metrics(client, run_id, overall_metrics(model, metrics))
+            log_metrics(client, run_id, fold_metrics(model, per_fold))
+            log_files(client, run_id, {**texts, **files})
 
     def link(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags on a run."""
@@ -259,11 +258,12 @@ class Tracking(dg.ConfigurableResource):
         tags = run.tags()
         run_id = client.create_run(experiment, run_name=run.model, tags=tags).info.run_id
         with _mlflow(self.uri).start_run(run_id=run_id):
-            _log_params(client, run_id, run)
-            _log_files(client, run_id, run.files())
+            log_params(client, run_id, run)
+            log_files(client, run_id, run.files())
             if run.curves is not None:
-                _log_metrics(client, run_id, curve_metrics(run.curves))
+                log_metrics(client, run_id, curve_metrics(run.curves))
             model_uri, model_id = self._log_pyfunc(run)
+            log_trials(client, experiment, run_id, run)
         _ensure_registered_model(client, run.name)
         return client.create_model_version(
             run.name, source=model_uri, run_id=run_id, tags=tags, model_id=model_id
@@ -354,29 +354,3 @@ def _requirement() -> str:
         return f"mm_assets=={metadata.version('mm_assets')}"
     except metadata.PackageNotFoundError:
         return "mm_assets"
-
-
-def _log_params(client: MlflowClient, run_id: str, run: ModelRun) -> None:
-    from mlflow.entities import Param
-
-    texts = {
-        key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in run.parameters.items()
-    }
-    client.log_batch(run_id, params=[Param(key, text) for key, text in texts.items()])
-
-
-def _log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
-    for start in range(0, len(metrics), 1000):  # MLflow's limit for one batch
-        client.log_batch(run_id, metrics=metrics[start : start + 1000])
-
-
-def _log_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes]) -> None:
-    if not files:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in files.items():
-            path = Path(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        client.log_artifacts(run_id, folder)

@@ -35,7 +35,8 @@ from mm_assets.explain.contributions import explain_heec, feature_values
 from mm_assets.models.extremum import of_fold, patient_extrema, patient_matrix
 from mm_assets.models.features import FeatureBlocks, Variant
 from mm_assets.models.folds import Fold, list_folds
-from mm_assets.models.heec import HeecModel, HeecParameters, fit_heec
+from mm_assets.models.heec import HeecModel, fit_heec
+from mm_assets.models.heec_parameters import HeecParameters
 from mm_assets.resources.store import COHORT, ArtefactRef
 from mm_assets.synthetic.truth import read_slide_truth
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from mm_assets.evaluation import plots
-from mm_assets.evaluation.comparison import evaluate
+from mm_assets.evaluation.comparison import evaluate, paired_difference
+from mm_assets.evaluation.options import OptionComparison, option_rows
 from mm_assets.evaluation.report import (
     CohortReport,
     FlowStep,
@@ -99,6 +100,28 @@ def test_a_task_report_says_what_matters(survival):
     assert f"{main['value']:.3f} {main['low']:.3f} to {main['high']:.3f}" in page.text
     assert len(page.alternatives) == 6
     assert all(page.alternatives)
+
+
+def test_options_stand_beside_their_default(survival):
+    plain = Page(render_task_report(survival))
+    assert "Would another option" not in plain.text
+    compared = OptionComparison(
+        "Which is better?", "heec", {"snn": "another network", "mmf": "fused"}
+    )
+    report = replace(survival, options=(compared,))
+    page = Page(render_task_report(report))
+    assert "Would another option be better?" in page.text
+    assert "Which is better?" in page.text
+    assert "another network" in page.text
+    evaluation = survival.evaluation
+    rows = option_rows(evaluation.metrics, evaluation.differences, "c_index", compared)
+    assert [row["model"] for row in rows] == ["heec", "snn", "mmf"]
+    assert rows[0]["gap"] is None
+    gap = rows[1]["gap"]
+    assert gap == paired_difference(evaluation.differences, "snn", "heec", "c_index")
+    assert gap["low"] < gap["difference"] < gap["high"] < 0
+    assert gap["p_adjusted"] >= gap["p"]
+    assert f"{gap['difference']:+.3f} {gap['low']:.3f} to {gap['high']:.3f}" in page.text
 
 
 def test_a_cohort_report_holds_every_task_and_loads_nothing(survival, grade):

@@ -10,7 +10,8 @@ from mm_assets.explain.contributions import explain_heec, feature_values
 from mm_assets.models.boosting import BoostingParameters
 from mm_assets.models.extremum import encode_extrema, patient_extrema, patient_matrix
 from mm_assets.models.features import FeatureBlocks
-from mm_assets.models.heec import HeecParameters, fit_final
+from mm_assets.models.heec_folds import fit_final
+from mm_assets.models.heec_parameters import HeecParameters
 from mm_assets_tests.models.simulation import make_endpoint
 
 FAST = HeecParameters(

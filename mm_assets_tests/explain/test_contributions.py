@@ -7,7 +7,9 @@ import pytest
 from mm_assets.explain.contributions import explain_heec, feature_values
 from mm_assets.models.boosting import BoostingParameters
 from mm_assets.models.features import FeatureBlocks
-from mm_assets.models.heec import HeecModel, HeecParameters, fit_final
+from mm_assets.models.heec import HeecModel
+from mm_assets.models.heec_folds import fit_final
+from mm_assets.models.heec_parameters import HeecParameters
 from mm_assets_tests.models.simulation import Simulated, simulate
 
 FAST = HeecParameters(inner_folds=2, boosting=BoostingParameters(min_rounds=25, max_rounds=25))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mm_assets.cohort.clinical import Endpoint
@@ -58,3 +59,17 @@ def simulate_bags(patients: int = 40, seed: int = 0, effect: float = 3.0) -> Sim
         tiles[name], own[name] = values.astype(np.float16), is_own
     table = pd.DataFrame({"label": label}, pd.Index(names, name="patient_id"))
     return SimulatedBags(tiles, own, make_endpoint("classification", table))
+
+
+def tile_table(tiles: NDArray[np.float16]) -> pa.Table:
+    """Tiles as the store holds them, in a row."""
+    flat = pa.array(tiles.ravel(), pa.float16())
+    places = np.arange(len(tiles), dtype=np.int32)
+    return pa.table(
+        {
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, tiles.shape[1]),
+            "x": 256 * places,
+            "y": 0 * places,
+            "size0": 0 * places + 256,
+        }
+    )

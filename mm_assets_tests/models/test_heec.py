@@ -17,7 +17,9 @@ from sklearn.metrics import roc_auc_score
 from mm_assets.cohort.clinical import Endpoint
 from mm_assets.models.boosting import BoostingParameters
 from mm_assets.models.features import FeatureBlocks, Variant
-from mm_assets.models.heec import HeecModel, HeecParameters, fit_final, fit_heec, run_folds
+from mm_assets.models.heec import HeecModel, fit_heec
+from mm_assets.models.heec_folds import fit_final, run_folds
+from mm_assets.models.heec_parameters import HeecParameters
 from mm_assets.omics.filters import filter_folds
 from mm_assets_tests.models.simulation import Simulated, make_endpoint, shuffled, simulate, split
 

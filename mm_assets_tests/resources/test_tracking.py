@@ -112,6 +112,41 @@ def test_everything_is_logged(tracking: Tracking):
     assert registered.url == f"http://127.0.0.1:5000/#/models/{run.name}/versions/1"
 
 
+def test_trials_of_tuning_are_nested_runs(tracking: Tracking):
+    where = {"repeat": [0, 0, -1], "fold": [0, 0, -1], "trial": [0, 1, 0]}
+    trials = pd.DataFrame(
+        {"model": ["heec", "heec", "heec"], **where}
+        | {"gain": [0.1, 0.25, 0.2], "seconds": [1.0, 2.0, 3.0]}
+        | {"num_leaves": [4, 7, 4], "omics_features": [600, np.nan, np.nan]}
+    )
+    run = model_run("tuned", trials=trials)
+    client = tracking._client()
+    parent = client.get_run(tracking.log_model(run).run_id)
+
+    def nested() -> dict:
+        found = client.search_runs(
+            [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+        )
+        return {child.info.run_name: child for child in found}
+
+    children = nested()
+    assert set(children) == {
+        "heec fold 0.0 trial 0", "heec fold 0.0 trial 1", "heec fold -1.-1 trial 0"
+    }  # fmt: skip
+    second = children["heec fold 0.0 trial 1"]
+    assert second.info.status == "FINISHED"
+    assert second.data.metrics == {"gain": 0.25, "seconds": 2.0}
+    assert second.data.params == {
+        "model": "heec", "repeat": "0", "fold": "0", "trial": "1", "num_leaves": "7"
+    }  # fmt: skip
+    table = pd.read_csv(client.download_artifacts(parent.info.run_id, "trials.csv"))
+    pd.testing.assert_frame_equal(table, trials)
+    # The same model is not logged twice, and neither are its trials.
+    tracking.log_model(run)
+    assert nested().keys() == children.keys()
+    assert len(nested()) == 3
+
+
 def test_same_model_is_registered_once(tracking: Tracking):
     first = tracking.log_model(model_run("once"))
     assert tracking.log_model(model_run("once")) == first
