@@ -128,7 +128,7 @@ def _shown(job: Job, asset: str, document: "EvidenceDocument", picture: str) -> 
         "places": _table(place_rows(document.on_slide(job.name)[:TABLE_ROWS])),
         "picture": dg.MetadataValue.md(picture),
         "viewer": dg.MetadataValue.url(
-            f"{viewer}/{document.cohort}/slides/{job.name}?task={document.task}"
+            f"{viewer}/{document.cohort}/slides/{job.name}?show={asset}"
         ),
         **{f"file {part}": dg.MetadataValue.path(path) for part, path in files.items()},
     }

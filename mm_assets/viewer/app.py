@@ -51,7 +51,7 @@ def viewer_app(cohorts: Mapping[str, Catalogue], opinions: Mapping[str, Opinions
         Route("/api/cohorts", viewer.answer(viewer.cohorts)),
         Route(f"{data}/slides", viewer.answer(viewer.slides)),
         Route(f"{data}/slides/{{slide}}", viewer.answer(viewer.slide)),
-        Route(f"{data}/slides/{{slide}}/evidence/{{task}}", viewer.answer(viewer.evidence)),
+        Route(f"{data}/slides/{{slide}}/evidence/{{asset}}", viewer.answer(viewer.evidence)),
         Route(f"{data}/slides/{{slide}}/tiles/{{level:int}}/{{tile}}", viewer.tile),
         Route(f"{data}/opinions", viewer.answer(viewer.list_opinions)),
         Route(f"{data}/opinions", viewer.add_opinion, methods=["POST"]),
@@ -90,7 +90,7 @@ class _Viewer:
         return endpoint
 
     def cohorts(self, request: Request) -> Any:
-        cohorts = [{"cohort": c.cohort, "tasks": list(c.tasks)} for c in self._cohorts.values()]
+        cohorts = [{"cohort": c.cohort, "shows": c.shows} for c in self._cohorts.values()]
         return {"cohorts": cohorts, "user": getpass.getuser()}
 
     def slides(self, request: Request) -> Any:
@@ -108,16 +108,16 @@ class _Viewer:
             "levels": geometry.highest + 1,
             "tile": TILE_PX,
             "version": version,
-            "tasks": list(cohort.tasks),
+            "shows": cohort.shows,
         }
 
     def evidence(self, request: Request) -> Any:
         parameters = request.path_params
-        found = self._cohort(request).evidence(parameters["slide"], parameters["task"])
+        found = self._cohort(request).evidence(parameters["slide"], parameters["asset"])
         return found.model_dump(by_alias=True, mode="json")
 
     def list_opinions(self, request: Request) -> Any:
-        wanted = {k: v for k, v in request.query_params.items() if k in ("slide_id", "task")}
+        wanted = {k: v for k, v in request.query_params.items() if k in ("slide_id", "asset")}
         rows = self._opinions[self._cohort(request).cohort].rows()
         return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
@@ -151,7 +151,7 @@ class _Viewer:
         except ValidationError as error:
             reasons = "; ".join(f"{e['loc'][-1:]}: {e['msg']}" for e in error.errors())
             raise HTTPException(422, reasons) from None
-        await run_in_threadpool(cohort.evidence, statement.slide_id, statement.task)
+        await run_in_threadpool(cohort.evidence, statement.slide_id, statement.asset)
         opinion = await run_in_threadpool(self._opinions[cohort.cohort].add, statement)
         return JSONResponse(opinion.model_dump(), 201, headers=_SAFE)
 

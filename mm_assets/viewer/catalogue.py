@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mm_assets.assets.attention import attention_name
 from mm_assets.assets.evidence import evidence_name
+from mm_assets.assets.graph import cohort_stages
 from mm_assets.assets.overview import slide_states
 from mm_assets.assets.slides import manifest_rows, open_taken_in
 from mm_assets.assets.stage import Workspace
+from mm_assets.cohort.config import CohortConfig
 from mm_assets.explain.document import EvidenceDocument
 from mm_assets.resources.receipts import Receipt
 from mm_assets.resources.store import ArtefactRef
@@ -24,14 +27,13 @@ class Catalogue:
     def __init__(self, workspace: Workspace) -> None:
         self._space = workspace
         self.cohort = workspace.config.cohort
-        self.tasks = {task.name: task for task in workspace.config.tasks}
+        self.shows = _shows(workspace.config)
 
     def slides(self) -> list[dict[str, Any]]:
-        """One row a slide: patient, state, and what the evidence of each task says."""
+        """One row a slide: patient, state, and what each asset of evidence says."""
         rows = self._rows()
         shown = {
-            name: self._space.receipts.read_many(self.cohort, evidence_name(task), rows)
-            for name, task in self.tasks.items()
+            asset: self._space.receipts.read_many(self.cohort, asset, rows) for asset in self.shows
         }
         return [
             {
@@ -39,27 +41,26 @@ class Catalogue:
                 "patient": rows[state["slide"]].patient_id,
                 "state": state["state"],
                 "reason": state["reason"],
-                "tasks": {
-                    name: _summary(receipts[state["slide"]])
-                    for name, receipts in shown.items()
+                "shows": {
+                    asset: _summary(receipts[state["slide"]])
+                    for asset, receipts in shown.items()
                     if state["slide"] in receipts and receipts[state["slide"]].state == "done"
                 },
             }
             for state in slide_states(self._space)
         ]
 
-    def evidence(self, slide: str, task: str) -> EvidenceDocument:
+    def evidence(self, slide: str, asset: str) -> EvidenceDocument:
         """The evidence of a slide.
 
         Raises
         ------
         NotThere
-            When the slide or the task is unknown, or the evidence has not been made.
+            When the slide or the asset is unknown, or the evidence has not been made.
         """
         self._known(slide)
-        if task not in self.tasks:
-            raise NotThere(f"no task is named {task!r}; there are {', '.join(self.tasks)}")
-        asset = evidence_name(self.tasks[task])
+        if asset not in self.shows:
+            raise NotThere(f"{self.cohort} has no evidence {asset!r}, but {', '.join(self.shows)}")
         receipt = self._space.receipts.read(self.cohort, asset, slide)
         if receipt is None or receipt.state != "done":
             reason = f": {receipt.reason}" if receipt and receipt.reason else ""
@@ -110,6 +111,14 @@ class Catalogue:
             reason = receipt.reason if receipt else f"run `mm materialize {self.cohort}`"
             raise NotThere(f"{slide} was not taken in: {reason}")
         return receipt
+
+
+def _shows(config: CohortConfig) -> dict[str, str]:
+    """Assets of evidence, and what to call them."""
+    made = {asset for stage in cohort_stages(config) for asset in stage.outputs}
+    known = {evidence_name(task): f"{task.name}: HEEC" for task in config.tasks}
+    known |= {attention_name(task): f"{task.name}: attention" for task in config.tasks}
+    return {asset: title for asset, title in known.items() if asset in made}
 
 
 def _summary(receipt: Receipt) -> dict[str, Any]:

@@ -24,6 +24,8 @@ class Statement(BaseModel):
 
     Attributes
     ----------
+    asset
+        Of the evidence, ``evidence_survival`` for example.
     subject
         The feature's name, or ``<level>:<x>:<y>`` of a place.
     model, model_version
@@ -32,7 +34,7 @@ class Statement(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
-    task: str = Field(pattern=_NAME)
+    asset: str = Field(pattern=_NAME)
     slide_id: str = Field(pattern=_NAME)
     subject: str = Field(min_length=1, max_length=256)
     verdict: Literal["agree", "disagree", "none"]

@@ -24,18 +24,21 @@ def port(cohort: tuple[Path, Path]) -> Iterator[int]:
 
 def test_slides_with_their_evidence(port: int) -> None:
     rows = {row["slide"]: row for row in json.loads(ask(port, "/api/tiny/slides")[1])}
-    assert rows[SLIDE]["tasks"]["subtype"]["score"] == 0.85
+    assert rows[SLIDE]["shows"]["evidence_subtype"]["score"] == 0.85
     assert rows[SLIDE]["patient"] == "P000"
     assert rows[BAD]["reason"] == "the file is cut off"
-    assert not rows[BAD]["tasks"]
-    found = json.loads(ask(port, f"/api/tiny/slides/{SLIDE}/evidence/subtype")[1])
+    assert not rows[BAD]["shows"]
+    found = json.loads(ask(port, f"/api/tiny/slides/{SLIDE}/evidence/evidence_subtype")[1])
     assert (found["instances"][0]["x"], found["instances"][0]["y"]) == SQUARE[:2]
 
 
 def test_what_is_not_there_is_said(port: int) -> None:
     for path, words in (
-        (f"/api/tiny/slides/{SLIDE}/evidence/survival", "mm materialize tiny"),
-        (f"/api/tiny/slides/{SLIDE}/evidence/other", "no task is named"),
+        (f"/api/tiny/slides/{SLIDE}/evidence/evidence_survival", "mm materialize tiny"),
+        (
+            f"/api/tiny/slides/{SLIDE}/evidence/attention_subtype",
+            "has no evidence 'attention_subtype'",
+        ),
         (f"/api/tiny/slides/{BAD}", "the file is cut off"),
         ("/api/other/slides", "no cohort is named 'other'"),
         ("/api/tiny/slides/nothing", "no slide 'nothing'"),
@@ -89,7 +92,7 @@ def test_opinions_are_recorded_and_exported(
     status, content, _ = ask(port, "/api/tiny/opinions", said, origin=f"http://127.0.0.1:{port}")
     assert status == 201
     assert json.loads(content)["time"].startswith("20")
-    rows = json.loads(ask(port, f"/api/tiny/opinions?slide_id={SLIDE}&task=subtype")[1])
+    rows = json.loads(ask(port, f"/api/tiny/opinions?slide_id={SLIDE}&asset=evidence_subtype")[1])
     assert [row["user"] for row in rows] == ["Ana"]
     assert not json.loads(ask(port, "/api/tiny/opinions?slide_id=other")[1])
     home, yaml = cohort
@@ -111,7 +114,7 @@ def test_opinions_are_recorded_and_exported(
         (422, FACTS | {"verdict": "none"}, {}),
         (422, b"{", {"content_type": "application/json"}),
         (404, FACTS | {"slide_id": "nothing"}, {}),
-        (404, FACTS | {"task": "survival"}, {}),
+        (404, FACTS | {"asset": "evidence_survival"}, {}),
     ],
 )
 def test_opinions_that_are_refused(

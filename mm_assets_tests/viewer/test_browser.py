@@ -49,7 +49,7 @@ def _red_box(picture: np.ndarray) -> tuple[float, float, float, float]:
 @pytest.mark.parametrize("zoom", [0.5, 1.0, 3.0])
 def test_the_overlay_lies_on_the_square(page: tuple[Any, str], zoom: float, tmp_path: Path) -> None:
     tab, address = page
-    tab.goto(f"{address}/tiny/slides/{SLIDE}?task=subtype")
+    tab.goto(f"{address}/tiny/slides/{SLIDE}?show=evidence_subtype")
     tab.wait_for_selector(PLACE)
     x, y, edge = SQUARE
     centre = f"viewer.viewport.imageToViewportCoordinates({x + edge / 2}, {y + edge / 2})"
@@ -103,7 +103,7 @@ def test_a_feature_is_flown_to_and_judged(page: tuple[Any, str], tmp_path: Path)
 
 def test_absent_evidence_is_explained(page: tuple[Any, str]) -> None:
     tab, address = page
-    tab.goto(f"{address}/tiny/slides/{SLIDE}?task=survival")
+    tab.goto(f"{address}/tiny/slides/{SLIDE}?show=evidence_survival")
     tab.get_by_text("Run `mm materialize tiny`").wait_for()
     tab.goto(f"{address}/tiny/slides/P001-S1")
     tab.get_by_text("the file is cut off").wait_for()

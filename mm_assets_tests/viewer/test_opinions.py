@@ -13,7 +13,7 @@ from mm_assets.resources.store import ArtefactStore
 from mm_assets.viewer.opinions import Opinion, Opinions, Statement
 
 FACTS = {
-    "task": "subtype",
+    "asset": "evidence_subtype",
     "slide_id": "P000-S1",
     "subject": "tile:max:0007",
     "verdict": "agree",

@@ -5,13 +5,13 @@ const filter = document.querySelector("#filter");
 const head = document.querySelector("thead");
 const body = document.querySelector("tbody");
 let rows = [];
-let tasks = {};
+let shows = {};
 
-function score(cohort, row, task) {
-  const found = row.tasks[task];
+function score(cohort, row, asset) {
+  const found = row.shows[asset];
   if (!found) return element("td", { class: "none" }, "no evidence");
-  const address = `/${cohort}/slides/${encodeURIComponent(row.slide)}?task=${task}`;
-  const words = `${found.score.toFixed(3)} towards ${found.towards}`;
+  const address = `/${cohort}/slides/${encodeURIComponent(row.slide)}?show=${asset}`;
+  const words = found.score ? `${found.score.toFixed(3)} towards ${found.towards}` : `towards ${found.towards}`;
   return element("td", {}, element("a", { href: address }, words),
     found.seen_in_training ? element("small", {}, " seen in training") : null);
 }
@@ -19,14 +19,14 @@ function score(cohort, row, task) {
 function draw() {
   const cohort = choice.value;
   const text = filter.value.toLowerCase();
-  head.replaceChildren(element("tr", {}, ...["slide", "patient", ...tasks[cohort], "state"].map(
+  head.replaceChildren(element("tr", {}, ...["slide", "patient", ...Object.values(shows[cohort]), "state"].map(
     (name) => element("th", {}, name))));
   body.replaceChildren(...rows
     .filter((row) => `${row.slide} ${row.patient}`.toLowerCase().includes(text))
     .map((row) => element("tr", {},
       element("td", {}, element("a", { href: `/${cohort}/slides/${encodeURIComponent(row.slide)}` }, row.slide)),
       element("td", {}, row.patient),
-      ...tasks[cohort].map((task) => score(cohort, row, task)),
+      ...Object.keys(shows[cohort]).map((asset) => score(cohort, row, asset)),
       element("td", { class: row.state }, row.reason ? `${row.state}: ${row.reason}` : row.state))));
 }
 
@@ -36,7 +36,7 @@ async function load() {
 }
 
 const { cohorts } = await fetchJson("/api/cohorts");
-tasks = Object.fromEntries(cohorts.map((each) => [each.cohort, each.tasks]));
+shows = Object.fromEntries(cohorts.map((each) => [each.cohort, each.shows]));
 choice.replaceChildren(...cohorts.map((each) => element("option", {}, each.cohort)));
 choice.hidden = cohorts.length < 2;
 if (cohorts.length === 0) throw document.body.append("There is no cohort: `make demo` makes one.");

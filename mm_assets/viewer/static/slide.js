@@ -3,7 +3,7 @@ import { element, fetchJson } from "./shared.js";
 
 const [, cohort, , slide] = location.pathname.split("/").map(decodeURIComponent);
 const data = `/api/${encodeURIComponent(cohort)}`;
-const page = Object.fromEntries(["slide", "task", "most", "message", "prediction", "imaging", "omics",
+const page = Object.fromEntries(["slide", "show", "most", "message", "prediction", "imaging", "omics",
   "clinical", "user"].map((id) => [id, document.getElementById(id)]));
 const CONTEXT = 3; // Fields of view are this much wider than the place flown to.
 let viewer;
@@ -12,7 +12,7 @@ let opinions = [];
 
 const sign = (value) => (value >= 0 ? "for" : "against");
 const subjectOf = (part) => part.feature ?? `${part.level}:${part.x}:${part.y}`;
-const show = (text) => { page.message.textContent = text; };
+const tell = (text) => { page.message.textContent = text; };
 
 function openSlide(facts) {
   const { width, height, levels, tile, version } = facts;
@@ -80,21 +80,21 @@ async function say(part, verdict, comment) {
   const user = page.user.value.trim();
   if (!user) {
     page.user.focus();
-    return show("Type your name above first: opinions are recorded with it.");
+    return tell("Type your name above first: opinions are recorded with it.");
   }
   localStorage.setItem("user", user);
   const statement = {
-    task: evidence.task, slide_id: slide, subject: subjectOf(part), verdict, comment, user,
+    asset: page.show.value, slide_id: slide, subject: subjectOf(part), verdict, comment, user,
     model: evidence.model.name, model_version: evidence.model.version,
   };
   try {
     opinions.push(await fetchJson(`${data}/opinions`, {
       method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(statement),
     }));
-    show("Recorded.");
+    tell("Recorded.");
     drawLists();
   } catch (error) {
-    show(`Not recorded: ${error.message}`);
+    tell(`Not recorded: ${error.message}`);
   }
 }
 
@@ -124,7 +124,7 @@ function featureRow(part, largest) {
   let name = element("span", { class: "feature" }, words);
   if (here) name = element("button", { type: "button", class: "feature fly", onclick: () => flyTo(part) }, words);
   else if (placed) {
-    name = element("a", { class: "feature", href: `/${cohort}/slides/${encodeURIComponent(part.slide_id)}?task=${evidence.task}` },
+    name = element("a", { class: "feature", href: `/${cohort}/slides/${encodeURIComponent(part.slide_id)}?show=${page.show.value}` },
       `${words} on ${part.slide_id}`);
   }
   let value = "";
@@ -160,19 +160,19 @@ function drawPrediction() {
       evidence.seen_in_training ? " The model was fitted to this patient among others: this is no forecast." : ""));
 }
 
-async function loadTask() {
-  show("");
-  history.replaceState(null, "", `?task=${page.task.value}`);
-  const where = `slide_id=${encodeURIComponent(slide)}&task=${encodeURIComponent(page.task.value)}`;
+async function load() {
+  tell("");
+  history.replaceState(null, "", `?show=${page.show.value}`);
+  const where = `slide_id=${encodeURIComponent(slide)}&asset=${encodeURIComponent(page.show.value)}`;
   try {
     [evidence, opinions] = await Promise.all([
-      fetchJson(`${data}/slides/${encodeURIComponent(slide)}/evidence/${page.task.value}`),
+      fetchJson(`${data}/slides/${encodeURIComponent(slide)}/evidence/${page.show.value}`),
       fetchJson(`${data}/opinions?${where}`),
     ]);
   } catch (error) {
     viewer?.clearOverlays();
     for (const part of ["prediction", "imaging", "omics", "clinical"]) page[part].hidden = true;
-    return show(error.message);
+    return tell(error.message);
   }
   page.prediction.hidden = false;
   drawPrediction();
@@ -185,12 +185,13 @@ document.querySelector("h1").textContent = slide;
 page.user.value = localStorage.getItem("user") ?? (await fetchJson("/api/cohorts")).user;
 try {
   const facts = await fetchJson(`${data}/slides/${encodeURIComponent(slide)}`);
-  page.task.replaceChildren(...facts.tasks.map((task) => element("option", {}, task)));
-  page.task.value = new URLSearchParams(location.search).get("task") ?? facts.tasks[0];
+  page.show.replaceChildren(...Object.entries(facts.shows).map(
+    ([asset, title]) => element("option", { value: asset }, title)));
+  page.show.value = new URLSearchParams(location.search).get("show") ?? Object.keys(facts.shows)[0];
   await openSlide(facts);
-  page.task.addEventListener("change", loadTask);
+  page.show.addEventListener("change", load);
   page.most.addEventListener("input", () => evidence && drawPlaces());
-  await loadTask();
+  await load();
 } catch (error) {
-  show(error.message);
+  tell(error.message);
 }
