@@ -2,9 +2,9 @@
 
 Every figure is the mean over five folds of Harrell's C, or of the AUC of IDC against ILC, of
 patients the network was not fitted to. The bands are those of another implementation on the same
-tables and folds; they are widened by what the seed alone moves a mean over folds by here (COADREAD,
-seeds 0 to 2: .561, .591, .607, so the figure that is judged is their mean). The best epoch on the test fold is shown for what choosing it there adds, never
-as a result.
+tables and folds, widened by what the seed alone moves such a mean here (COADREAD, seeds 0 to 2:
+.561, .591, .607); what is judged is the mean over seeds. The best epoch on the test fold is shown
+for what choosing it there adds, never as a result.
 """
 
 from dataclasses import replace
