@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from pyarrow import feather
 
 from mm_assets.assets.cohort_level import run_cohort_stage
 from mm_assets.assets.graph import cohort_stages
@@ -17,11 +18,20 @@ from mm_assets.assets.reports import evaluation_stage, read_results
 from mm_assets.assets.stage import CohortStage, Job, Workspace
 from mm_assets.assets.tiles import TILES
 from mm_assets.cohort.loading import load_config
-from mm_assets.models.porpoise.model import Cohort, registry_frame
+from mm_assets.explain.document import EvidenceDocument
+from mm_assets.models.porpoise.model import Cohort as PorpoiseCohort
+from mm_assets.models.porpoise.model import registry_frame
 from mm_assets.resources.receipts import Receipt
 from mm_assets.resources.store import ArtefactRef, ArtefactStore, Provenance
 from mm_assets.resources.tracking import Tracking
-from mm_assets_tests.cohorts import patient_ids, slide_name, write_tables, write_yaml
+from mm_assets_tests.cohorts import (
+    Cohort,
+    make_cohort,
+    patient_ids,
+    slide_name,
+    write_tables,
+    write_yaml,
+)
 
 PATIENTS, SLIDES, WIDTH, EPOCHS = 24, 20, 16, 2
 MODELS = ["porpoise_amil", "porpoise_snn", "porpoise_mmf"]
@@ -82,11 +92,10 @@ def job_of(space: Workspace, stage: CohortStage) -> Job:
     return Job(space, "cohort", {}, upstream, "")
 
 
-@pytest.mark.parametrize("number", [0, 1])
 def test_networks_are_registered_and_compared(
-    workspace: Workspace, number: int, home: Path, tmp_path: Path
+    workspace: Workspace, home: Path, tmp_path: Path
 ) -> None:
-    task = workspace.config.tasks[number]
+    task = workspace.config.tasks[1]
     stages = porpoise_stages(workspace.config, task)
     assert [stage.name for stage in stages] == [f"{model}_{task.name}" for model in MODELS]
     seen: list[tuple[str, int, int]] = []
@@ -122,7 +131,7 @@ def _check_registry(workspace: Workspace, stage: CohortStage, model: str, folder
     """The registered version predicts every patient it can read, through MLflow's own check."""
     predictor = workspace.tracking.predictor(model)
     omics = workspace.store.read_table(ArtefactRef("tiny", "omics", "cohort", "parquet"))
-    cohort = Cohort(StoredBags(job_of(workspace, stage), folder), omics)
+    cohort = PorpoiseCohort(StoredBags(job_of(workspace, stage), folder), omics)
     expected = predictor.predict_patients(cohort, patient_ids(PATIENTS))
     frame = registry_frame(cohort, predictor, expected.index.tolist())
     found = workspace.tracking.load(model).predict(frame)
@@ -160,3 +169,26 @@ def test_bags_are_mapped_and_remote_ones_fetched_once(
         remote = StoredBags(job_of(workspace, stage), tmp_path / "scratch")
         np.testing.assert_array_equal(remote["P003"][0].ravel(), expected)
         monkeypatch.setattr(ArtefactStore, "read_bytes", lambda *_: pytest.fail("fetched twice"))
+
+
+@pytest.mark.stress
+def test_from_slides_to_attention_through_the_command_line(home: Path, tmp_path: Path) -> None:
+    yaml = make_cohort(tmp_path / "cohorts" / "tiny", 12, porpoise={"models": ["amil"]})
+    cohort = Cohort(yaml, home)
+    made = ["slide", "tissue", "tile_embeddings", "clinical", "splits_subtype"]
+    made += ["porpoise_amil_subtype", "attention_subtype"]
+    cohort.mm("materialize", "tiny", *(part for name in made for part in ("--select", name)))
+    store = home / "store" / "tiny"
+    for patient in patient_ids(12):
+        slide = Path(slide_name(patient)).stem
+        content = (store / "attention_subtype" / f"{slide}.json").read_bytes()
+        document = EvidenceDocument.from_json(content)
+        assert document.patient_id == patient
+        assert document.weights == "resnet50 random:0"
+        tiles = feather.read_table(store / "tile_embeddings" / f"{slide}.arrow")
+        places = {(place.x, place.y) for place in document.instances}
+        corners = set(zip(tiles["x"].to_pylist(), tiles["y"].to_pylist(), strict=True))
+        assert places == corners
+        assert sum(place.score for place in document.instances) == pytest.approx(1, abs=1e-5)
+        assert document.seen_in_training
+        assert (store / "attention_subtype" / f"{slide}.png").exists()
