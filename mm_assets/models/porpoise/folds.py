@@ -23,6 +23,8 @@ class Fits:
 
     Attributes
     ----------
+    model
+        Name of the network in predictions.
     horizons
         Months at which survival is predicted.
     sites
@@ -35,6 +37,7 @@ class Fits:
         inner validation loss a patient; also for epochs that a checkpoint holds already.
     """
 
+    model: str
     kind: Kind
     cohort: Cohort
     endpoint: Endpoint
@@ -55,7 +58,7 @@ class Fits:
         Returns
         -------
         DataFrame
-            Columns model (``porpoise_<kind>``), repeat, fold, patient_id, then those of
+            Columns model, repeat, fold, patient_id, then those of
             `PorpoiseModel.predict`.
 
         Raises
@@ -67,7 +70,7 @@ class Fits:
         for fold in list_folds(splits):
             model = self._fit(f"repeat{fold.repeat}_fold{fold.fold}", fold.train)
             predicted = model.predict_patients(self.cohort, fold.test)
-            tables.append(fold.label(predicted, f"porpoise_{self.kind}"))
+            tables.append(fold.label(predicted, self.model))
         return pd.concat(tables, ignore_index=True)
 
     def final(self) -> PorpoiseModel:
