@@ -73,12 +73,7 @@ def _embed(job: Job, encoder: "RegionEncoder", blank: "NDArray[np.float16]") -> 
     regions, grids = place_tiles(
         embeddings.reshape(tiles.num_rows, -1), places, region_grid.px // tile_grid.px, blank
     )
-    facts = job.upstream[HIPT_TILES][job.name].metadata
-    shared = {
-        "encoder": "hipt",
-        "weights": f"{facts['weights']} and {encoder.weights_id}",
-        "weights_sha256": encoder.weights_sha256,
-    }
+    shared = {"weights": encoder.weights_id, "weights_sha256": encoder.weights_sha256}
     starts = np.array([[region_grid.position(index) for index in at] for at in regions.tolist()])
     table = embedding_table(
         encoder.encode(grids), starts.reshape(-1, 2).astype(np.int32), region_grid.size0

@@ -12,7 +12,6 @@ import dagster as dg
 
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.extremum import extremum_name, selects
-from mm_assets.assets.hipt import HIPT_REGIONS
 from mm_assets.assets.omics import CLINICAL, OMICS, filtered_omics_name, read_table, splits_name
 from mm_assets.assets.progress import Progress
 from mm_assets.assets.stage import CohortStage, Job, Produced
@@ -57,9 +56,9 @@ def model_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
     return stages
 
 
-def weights_stamp(job: Job, embeddings: str = TILES) -> str:
+def weights_stamp(job: Job) -> str:
     """Encoder and weights behind the imaging features; empty without slides."""
-    receipts = job.workspace.receipts.read_all(job.workspace.config.cohort, embeddings)
+    receipts = job.workspace.receipts.read_all(job.workspace.config.cohort, TILES)
     stamps = {
         f"{r.metadata['encoder']} {r.metadata['weights']}"
         for r in receipts.values()
@@ -261,8 +260,6 @@ def register_model(
 
 def _weights_read(job: Job, task: Task) -> str:
     """Stamp of the encoder weights, where the model reads slides."""
-    if HIPT_REGIONS in job.upstream:
-        return weights_stamp(job, HIPT_REGIONS)
     reads = {TILES, extremum_name(task)} & set(job.upstream)
     return weights_stamp(job) if reads else ""
 

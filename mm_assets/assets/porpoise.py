@@ -1,16 +1,11 @@
-"""Stages of PORPOISE's networks and of HIPT's, which is the slide network on regions.
-
-`porpoise_amil_T`, `porpoise_snn_T`, `porpoise_mmf_T` and `hipt_T`.
-"""
+"""Stages of PORPOISE's networks: `porpoise_amil_T`, `porpoise_snn_T` and `porpoise_mmf_T`."""
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mm_assets.assets.compute import Compute
-from mm_assets.assets.hipt import HIPT_REGIONS
 from mm_assets.assets.models import EXAMPLE_ROWS, register_model
 from mm_assets.assets.omics import CLINICAL, OMICS, read_table, splits_name
 from mm_assets.assets.progress import Progress
@@ -18,7 +13,7 @@ from mm_assets.assets.slides import manifest_rows
 from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.assets.tiles import TILES
 from mm_assets.cohort.clinical import make_endpoint
-from mm_assets.cohort.config import CohortConfig, NetworkConfig, SurvivalTask, Task, mm_home
+from mm_assets.cohort.config import CohortConfig, SurvivalTask, Task, mm_home
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,88 +47,47 @@ def porpoise_kinds(config: CohortConfig) -> "list[Kind]":
 
 def porpoise_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
     """A stage a network."""
-    networks = (
-        _Network(
-            porpoise_name(kind, task), f"porpoise_{kind}", kind, READS[kind], DESCRIPTIONS[kind]
-        )
-        for kind in porpoise_kinds(config)
-    )
-    return [
-        _stage(config, task, network, config.porpoise) for network in networks if config.porpoise
-    ]
+    return [_stage(config, task, kind) for kind in porpoise_kinds(config)]
 
 
-def hipt_name(task: Task) -> str:
-    """Asset name of HIPT's model."""
-    return f"hipt_{task.name}"
-
-
-def hipt_model_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
-    """`hipt_T`, where the cohort asks for it."""
-    if config.hipt is None or config.slides is None:
-        return []
-    described = "HIPT: gated attention over the regions of a patient."
-    network = _Network(hipt_name(task), "hipt", "amil", (HIPT_REGIONS,), described)
-    return [_stage(config, task, network, config.hipt)]
-
-
-@dataclass(frozen=True)
-class _Network:
-    """A stage's network: its asset, its name in predictions, and what it reads."""
-
-    asset: str
-    model: str
-    kind: "Kind"
-    reads: tuple[str, ...]
-    description: str
-
-    @property
-    def embeddings(self) -> str | None:
-        """The asset whose embeddings are its bags."""
-        return next((asset for asset in self.reads if asset != OMICS), None)
-
-
-def _stage(
-    config: CohortConfig, task: Task, network: _Network, settings: NetworkConfig
-) -> CohortStage:
-    training = {name: getattr(settings, name) for name in NetworkConfig.model_fields}
+def _stage(config: CohortConfig, task: Task, kind: "Kind") -> CohortStage:
+    assert config.porpoise is not None
     return CohortStage(
-        outputs=(network.asset,),
-        upstream=(CLINICAL, splits_name(task), *network.reads),
+        outputs=(porpoise_name(kind, task),),
+        upstream=(CLINICAL, splits_name(task), *READS[kind]),
         group="models",
         code_version="1",
-        description=network.description,
+        description=DESCRIPTIONS[kind],
         kinds=frozenset({"pytorch", "mlflow"}),
         compute=Compute(gpu=1, cpu=4, memory_gib=16),
         parameters={
             "task": task.model_dump(),
-            "training": training,
+            "training": config.porpoise.model_dump(exclude={"models"}),
             "preserve_sites": config.evaluation.preserve_sites,
         },
-        run=lambda job: _train(job, task, network, settings),
+        run=lambda job: _train(job, task, kind),
     )
 
 
-def _train(job: Job, task: Task, network: _Network, settings: NetworkConfig) -> Produced:
+def _train(job: Job, task: Task, kind: "Kind") -> Produced:
     from mm_assets.models.porpoise.folds import Fits
     from mm_assets.models.porpoise.model import Cohort, registry_frame
 
-    config, name = job.workspace.config, network.asset
+    config, name = job.workspace.config, porpoise_name(kind, task)
     # Beside the store, for a training that was killed must find it again; gone when it is done.
     folder = mm_home() / "training" / config.cohort / name
     scratch = folder / job.provenance[name].fingerprint().replace(":", "-")
     clinical, splits = read_table(job, CLINICAL), read_table(job, splits_name(task))
     endpoint = make_endpoint(clinical, task)
     cohort = Cohort(
-        StoredBags(job, network.embeddings, scratch) if network.embeddings else {},
-        read_table(job, OMICS) if OMICS in network.reads else None,
+        StoredBags(job, scratch) if TILES in READS[kind] else {},
+        read_table(job, OMICS) if OMICS in READS[kind] else None,
     )
-    parameters = _parameters(settings, config.evaluation.seed)
+    parameters = _parameters(config)
     fits = 1 + len(splits[["repeat", "fold"]].drop_duplicates())
     epochs = _Epochs(job, name, fits, parameters.training.epochs)
     study = Fits(
-        network.model,
-        network.kind,
+        kind,
         cohort,
         endpoint,
         task.horizons if isinstance(task, SurvivalTask) else (),
@@ -143,19 +97,20 @@ def _train(job: Job, task: Task, network: _Network, settings: NetworkConfig) -> 
         epochs.record,
     )
     predictions, final = study.out_of_fold(splits), study.final()
-    patients = cohort.readable(network.kind, endpoint.table.index.tolist())[:EXAMPLE_ROWS]
+    patients = cohort.readable(kind, endpoint.table.index.tolist())[:EXAMPLE_ROWS]
     example = registry_frame(cohort, final, patients, EXAMPLE_TILES)
     produced = register_model(job, task, name, final, predictions, example, epochs.table())
     shutil.rmtree(folder)
     return produced
 
 
-def _parameters(settings: NetworkConfig, seed: int) -> "PorpoiseParameters":
+def _parameters(config: CohortConfig) -> "PorpoiseParameters":
     from mm_assets.models.porpoise.fitting import PorpoiseParameters
     from mm_assets.models.porpoise.training import TrainingParameters
 
-    training = TrainingParameters(epochs=settings.epochs, seed=seed)
-    return PorpoiseParameters(settings.early_stopping, training)
+    assert config.porpoise is not None
+    training = TrainingParameters(epochs=config.porpoise.epochs, seed=config.evaluation.seed)
+    return PorpoiseParameters(config.porpoise.early_stopping, training)
 
 
 class StoredBags(Mapping[str, "list[NDArray[np.float16]]"]):
@@ -163,17 +118,15 @@ class StoredBags(Mapping[str, "list[NDArray[np.float16]]"]):
 
     Parameters
     ----------
-    asset
-        Whose embeddings: those of tiles or of regions.
     scratch
         Folder for copies of what lies in a remote store, each fetched once.
     """
 
-    def __init__(self, job: Job, asset: str, scratch: Path) -> None:
-        self._job, self._asset, self._scratch = job, asset, scratch
+    def __init__(self, job: Job, scratch: Path) -> None:
+        self._job, self._scratch = job, scratch
         rows = manifest_rows(job.workspace.config)
         self._slides: dict[str, list[str]] = {}
-        for slide in sorted(job.upstream[asset]):
+        for slide in sorted(job.upstream[TILES]):
             if slide in rows:
                 self._slides.setdefault(rows[slide].patient_id, []).append(slide)
         self._opened: dict[str, list[NDArray[np.float16]]] = {}
@@ -195,7 +148,7 @@ class StoredBags(Mapping[str, "list[NDArray[np.float16]]"]):
 
         from mm_assets.files import publish
 
-        store, ref = self._job.workspace.store, self._job.ref(self._asset, "arrow", slide)
+        store, ref = self._job.workspace.store, self._job.ref(TILES, "arrow", slide)
         if store.local_path(ref) is not None:
             return store.read_arrow(ref)
         copy = self._scratch / "bags" / f"{slide}.arrow"

@@ -191,7 +191,6 @@ def _descriptions(task: Task) -> dict[str, str]:
         "porpoise_amil": "attention over the tiles of the slides",
         "porpoise_snn": "self-normalizing network of all omics features",
         "porpoise_mmf": "attention over tiles and self-normalizing network, fused",
-        "hipt": "attention over regions, each embedded from its tiles",
         **options,
         **(without if task.without_genes else {}),
     }

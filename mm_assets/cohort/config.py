@@ -139,18 +139,17 @@ class NucleiConfig(_Strict):
     )
 
 
-class NetworkConfig(_Strict):
-    """How networks that attend to a patient's tiles or regions are trained."""
+class HiptConfig(_Strict):
+    """The hierarchical transformer's embeddings of regions, beside those of `imaging`.
 
-    epochs: int = Field(20, ge=1)
-    early_stopping: bool = Field(
-        False,
-        description="Whether an inner fifth of the training patients says which epoch is best; "
-        "else the last epoch counts, as published.",
-    )
+    Weights are a checkpoint's path, as published or a state dict, or `random:<seed>` (demo only).
+    """
+
+    tiles: str = Field(description="Weights of the transformer of 256 px tiles.")
+    regions: str = Field(description="Weights of the transformer of regions.")
 
 
-class PorpoiseConfig(NetworkConfig):
+class PorpoiseConfig(_Strict):
     """Networks of attention over tiles, of omics, and of both fused, for every task."""
 
     models: list[Literal["amil", "snn", "mmf"]] = Field(
@@ -158,16 +157,12 @@ class PorpoiseConfig(NetworkConfig):
         min_length=1,
         description="Slides, omics, both; those that the cohort has no inputs for are left out.",
     )
-
-
-class HiptConfig(NetworkConfig):
-    """HIPT: embeddings of regions, and for every task a network of attention over them.
-
-    Weights are a checkpoint's path, as published or a state dict, or `random:<seed>` (demo only).
-    """
-
-    tiles: str = Field(description="Weights of the transformer of 256 px tiles.")
-    regions: str = Field(description="Weights of the transformer of regions.")
+    epochs: int = Field(20, ge=1)
+    early_stopping: bool = Field(
+        False,
+        description="Whether an inner fifth of the training patients says which epoch is best; "
+        "else the last epoch counts, as published.",
+    )
 
 
 class _TaskBase(_Strict):
@@ -280,9 +275,7 @@ class CohortConfig(_Strict):
     nuclei: NucleiConfig | None = Field(
         None, description="Nucleus graphs of the slides; left out unless given (`{}` will do)."
     )
-    hipt: HiptConfig | None = Field(
-        None, description="HIPT's embeddings and model; left out unless given."
-    )
+    hipt: HiptConfig | None = Field(None, description="HIPT's embeddings; left out unless given.")
     selection: SelectionConfig = SelectionConfig()
     porpoise: PorpoiseConfig | None = Field(
         None, description="PORPOISE's networks; left out unless given (`{}` will do)."

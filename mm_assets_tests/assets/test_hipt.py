@@ -7,16 +7,11 @@ import openslide
 import pytest
 from pyarrow import feather
 
-from mm_assets.assets.cohort_level import run_cohort_stage
 from mm_assets.assets.graph import cohort_stages
-from mm_assets.assets.hipt import HIPT_REGIONS
-from mm_assets.assets.porpoise import hipt_model_stages
 from mm_assets.cohort.loading import load_config
 from mm_assets.encoders.hipt import blank_token, load_region_encoder
 from mm_assets.encoders.registry import load_encoder
-from mm_assets.resources.store import COHORT, ArtefactRef
-from mm_assets_tests.assets.test_porpoise import PATIENTS, SLIDES, make_workspace
-from mm_assets_tests.cohorts import Cohort, make_cohort, paint_slide, patient_ids, slide_name
+from mm_assets_tests.cohorts import Cohort, make_cohort, paint_slide, slide_name
 
 HIPT = {"tiles": "random:1", "regions": "random:2"}
 SIDE = 1300  # Five tiles and a bit; regions of four.
@@ -32,22 +27,6 @@ def test_its_name_is_taken(tmp_path: Path) -> None:
     yaml = make_cohort(tmp_path / "tiny", patients=4, slides=1, imaging={"also": also}, hipt=HIPT)
     with pytest.raises(ValueError, match="`hipt` is the name of the encoder"):
         load_config(yaml)
-
-
-def test_a_model_attends_to_regions(home: Path, tmp_path: Path) -> None:
-    hipt = HIPT | {"epochs": 2}
-    space = make_workspace(home, tmp_path / "tiny", HIPT_REGIONS, porpoise=None, hipt=hipt)
-    for task in space.config.tasks:
-        (stage,) = hipt_model_stages(space.config, task)
-        receipt, _ = run_cohort_stage(stage, space, "")
-        assert receipt.metadata["models"] == "hipt"
-        assert receipt.metadata["weights"] == "resnet50 random:0"
-        predicted = space.store.read_table(ArtefactRef("tiny", stage.name, COHORT, "parquet"))
-        assert set(predicted["patient_id"]) == set(patient_ids(PATIENTS)[:SLIDES])
-        assert predicted.groupby("patient_id").size().eq(1).all()
-        version = int(str(receipt.metadata["version"]))
-        model = space.tracking.predictor(str(receipt.metadata["registered_model"]), version)
-        assert model.kind == "amil"
 
 
 def test_regions_are_embedded_from_their_pixels(home: Path, tmp_path: Path) -> None:

@@ -23,8 +23,6 @@ class Fits:
 
     Attributes
     ----------
-    model
-        Name of the network in predictions.
     horizons
         Months at which survival is predicted.
     sites
@@ -37,7 +35,6 @@ class Fits:
         inner validation loss a patient; also for epochs that a checkpoint holds already.
     """
 
-    model: str
     kind: Kind
     cohort: Cohort
     endpoint: Endpoint
@@ -58,7 +55,7 @@ class Fits:
         Returns
         -------
         DataFrame
-            Columns model, repeat, fold, patient_id, then those of
+            Columns model (``porpoise_<kind>``), repeat, fold, patient_id, then those of
             `PorpoiseModel.predict`.
 
         Raises
@@ -70,7 +67,7 @@ class Fits:
         for fold in list_folds(splits):
             model = self._fit(f"repeat{fold.repeat}_fold{fold.fold}", fold.train)
             predicted = model.predict_patients(self.cohort, fold.test)
-            tables.append(fold.label(predicted, self.model))
+            tables.append(fold.label(predicted, f"porpoise_{self.kind}"))
         return pd.concat(tables, ignore_index=True)
 
     def final(self) -> PorpoiseModel:

@@ -320,7 +320,6 @@ def test_folds_predict_their_test_patients(kind: Kind, tmp_path: Path) -> None:
     splits = split(endpoint.table.index, 2)
     seen: list[tuple[object, ...]] = []
     fits = Fits(
-        f"porpoise_{kind}",
         kind,
         cohort,
         endpoint,
