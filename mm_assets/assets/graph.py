@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from mm_assets.assets.attention import attention_stages
 from mm_assets.assets.evidence import evidence_stage
 from mm_assets.assets.extremum import extremum_stage
-from mm_assets.assets.hipt import hipt_stage
 from mm_assets.assets.models import model_stages
 from mm_assets.assets.nuclei import nucleus_stage
 from mm_assets.assets.nucleus_gnn import nucleus_gnn_stage
@@ -26,8 +25,6 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
         stages += [slide_stage(config), tissue_stage(config), embedding_stage(config)]
     if config.slides and config.nuclei is not None:
         stages.append(nucleus_stage(config))
-    if config.slides and config.hipt is not None:
-        stages.append(hipt_stage(config))
     stages += table_stages(config)
     models: dict[str, list[str]] = {}
     for task in config.tasks:

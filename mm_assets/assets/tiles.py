@@ -18,22 +18,18 @@ if TYPE_CHECKING:
     from mm_assets.wsi.slide import Slide
     from mm_assets.wsi.tiling import TilePlan
 
-TILES, REGIONS, HIPT_TILES = "tile_embeddings", "region_embeddings", "tile_embeddings_hipt"
+TILES, REGIONS = "tile_embeddings", "region_embeddings"
 BATCHES = "cache/batches.json"
 
 
 def tile_encoders(config: CohortConfig) -> dict[str, EncoderConfig]:
     """Asset of tile embeddings -> its encoder."""
-    further: dict[str, EncoderConfig] = {
-        f"{TILES}_{encoder.name}": encoder for encoder in config.imaging.also
-    }
-    if config.hipt is not None:
-        further[HIPT_TILES] = EncoderConfig(encoder="hipt", weights=config.hipt.tiles)
+    further = {f"{TILES}_{encoder.name}": encoder for encoder in config.imaging.also}
     return {TILES: config.imaging, **further}
 
 
 def embedding_stage(config: CohortConfig) -> SlideStage:
-    """`tile_embeddings`, `region_embeddings`, and `tile_embeddings_<name>` of other encoders."""
+    """`tile_embeddings`, `region_embeddings`, and `tile_embeddings_<name>` of further encoders."""
     encoders = {**tile_encoders(config), REGIONS: config.imaging}
     return SlideStage(
         outputs=(TILES, REGIONS, *(asset for asset in tile_encoders(config) if asset != TILES)),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
-ENCODER_PATTERN = r"^(resnet50|resnet50_2048|hipt|timm:[A-Za-z0-9_.]+)$"
+ENCODER_PATTERN = r"^(resnet50|resnet50_2048|timm:[A-Za-z0-9_.]+)$"
 SLIDE_ID_PATTERN = re.compile(r"^[A-Za-z0-9._-]+$")
 
 
@@ -76,7 +76,7 @@ class EncoderConfig(_Strict):
     encoder: str = Field(
         "resnet50",
         pattern=ENCODER_PATTERN,
-        description="`resnet50`, `resnet50_2048`, `hipt`, or `timm:<model>` (extra `foundation`).",
+        description="`resnet50`, `resnet50_2048`, or `timm:<model>` (extra `foundation`).",
     )
     weights: str = Field(
         "imagenet", description="`imagenet`, a checkpoint's path, or `random:<seed>` (demo only)."
@@ -137,16 +137,6 @@ class NucleiConfig(_Strict):
         ge=1,
         description="Tiles of each slide, drawn at random, in which to look; null: all.",
     )
-
-
-class HiptConfig(_Strict):
-    """The hierarchical transformer's embeddings of regions, beside those of `imaging`.
-
-    Weights are a checkpoint's path, as published or a state dict, or `random:<seed>` (demo only).
-    """
-
-    tiles: str = Field(description="Weights of the transformer of 256 px tiles.")
-    regions: str = Field(description="Weights of the transformer of regions.")
 
 
 class PorpoiseConfig(_Strict):
@@ -275,7 +265,6 @@ class CohortConfig(_Strict):
     nuclei: NucleiConfig | None = Field(
         None, description="Nucleus graphs of the slides; left out unless given (`{}` will do)."
     )
-    hipt: HiptConfig | None = Field(None, description="HIPT's embeddings; left out unless given.")
     selection: SelectionConfig = SelectionConfig()
     porpoise: PorpoiseConfig | None = Field(
         None, description="PORPOISE's networks; left out unless given (`{}` will do)."
@@ -287,12 +276,6 @@ class CohortConfig(_Strict):
     optional: bool = Field(
         False, description="No assets instead of an error while the data do not exist."
     )
-
-    @model_validator(mode="after")
-    def _hipt_has_its_name_alone(self) -> "CohortConfig":
-        if self.hipt and any(encoder.name == "hipt" for encoder in self.imaging.also):
-            raise ValueError("imaging.also: `hipt` is the name of the encoder of section hipt")
-        return self
 
     @field_validator("tasks")
     @classmethod
@@ -310,20 +293,19 @@ class CohortConfig(_Strict):
     def resolve_paths(self, base: Path) -> "CohortConfig":
         """The same configuration with every path absolute, relative ones against `base`."""
         data = self.model_dump()
-        for name, keys in {
+        for section, keys in {
             "slides": ("root", "manifest"),
             "clinical": ("table",),
             "omics": ("path",),
             "evaluation": ("splits", "attainable"),
         }.items():
             for key in keys:
-                if data.get(name) and data[name][key]:
-                    data[name][key] = resolve_path(data[name][key], base)
-        imaging = [(encoder, "weights") for encoder in (data["imaging"], *data["imaging"]["also"])]
-        hipt = [(data["hipt"], part) for part in ("tiles", "regions") if data["hipt"]]
-        for section, key in (*imaging, *hipt):
-            if section[key] != "imagenet" and not section[key].startswith("random:"):
-                section[key] = resolve_path(section[key], base)
+                if data.get(section) and data[section][key]:
+                    data[section][key] = resolve_path(data[section][key], base)
+        for encoder in (data["imaging"], *data["imaging"]["also"]):
+            weights = encoder["weights"]
+            if weights != "imagenet" and not weights.startswith("random:"):
+                encoder["weights"] = resolve_path(weights, base)
         return CohortConfig.model_validate(data)
 
 

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 RANDOM = "random:"
 TIMM = "timm:"
 IMAGENET = "imagenet"
-HIPT, HIPT_REGION = "hipt", "hipt_region"
 
 
 class WeightsError(RuntimeError):
@@ -45,7 +44,7 @@ def imagenet_path(architecture: str) -> Path:
 
 
 def blank_network(architecture: str) -> "torch.nn.Module":
-    """A network of torchvision (``resnet50``), HIPT or timm (``timm:vit_small_patch16_224``).
+    """A network of torchvision (``resnet50``) or timm (``timm:vit_small_patch16_224``).
 
     timm's come without a classifier.
 
@@ -54,8 +53,6 @@ def blank_network(architecture: str) -> "torch.nn.Module":
     ValueError
         When timm, or a model of that name in it, is not there.
     """
-    if architecture in (HIPT, HIPT_REGION):
-        return _blank_hipt(architecture)
     if not architecture.startswith(TIMM):
         import torchvision
 
@@ -70,14 +67,6 @@ def blank_network(architecture: str) -> "torch.nn.Module":
         return timm.create_model(architecture.removeprefix(TIMM), pretrained=False, num_classes=0)
     except RuntimeError as error:
         raise ValueError(f"{architecture}: {error}") from None
-
-
-def _blank_hipt(architecture: str) -> "torch.nn.Module":
-    from mm_assets.encoders.vit import RegionTransformer, TileTransformer
-
-    network = TileTransformer() if architecture == HIPT else RegionTransformer()
-    network.draw()
-    return network
 
 
 def load_weights(architecture: str, weights: str) -> Weights:
@@ -98,7 +87,7 @@ def load_weights(architecture: str, weights: str) -> Weights:
     if weights.startswith(RANDOM):
         return Weights(weights, _random_state(architecture, weights.removeprefix(RANDOM)))
     if weights == IMAGENET:
-        if architecture in (HIPT, HIPT_REGION) or architecture.startswith(TIMM):
+        if architecture.startswith(TIMM):
             raise WeightsError(f"{architecture}: give the path of a state dict as weights")
         return _imagenet(architecture)
     path = Path(weights)
@@ -149,29 +138,17 @@ def _check_digest(path: Path) -> None:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """Tensors of a file by name; nothing in it is run."""
-    import argparse
     import pickle
 
     import torch
 
     try:
-        # Training scripts keep their arguments beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
         raise WeightsError(f"{path.name} is no plain state dict: {error}") from error
     if not isinstance(state, dict):
         raise WeightsError(f"{path.name} holds a {type(state).__name__}, not a state dict")
-    return _of_teacher(state)
-
-
-def _of_teacher(state: dict[str, Any]) -> dict[str, Any]:
-    """The teacher of a DINO checkpoint, its names as in the bare network; others as they are."""
-    if not isinstance(state.get("teacher"), dict):
-        return state
-    names = {name: name.removeprefix("module.") for name in state["teacher"]}
-    return {bare.removeprefix("backbone."): state["teacher"][name] for name, bare in names.items()}
+    return state
 
 
 def _fitting(architecture: str, state: dict[str, Any], path: Path) -> "dict[str, torch.Tensor]":
