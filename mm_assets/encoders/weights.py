@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm_assets.encoders.checkpoint import WeightsError, read_state
+
 if TYPE_CHECKING:
     import torch
 
 RANDOM = "random:"
 TIMM = "timm:"
 IMAGENET = "imagenet"
-
-
-class WeightsError(RuntimeError):
-    """Weights are missing or do not fit; the message says which file belongs where."""
+HIPT, HIPT_REGIONS = "hipt", "hipt_4k"
 
 
 @dataclass(frozen=True)
@@ -44,15 +43,19 @@ def imagenet_path(architecture: str) -> Path:
 
 
 def blank_network(architecture: str) -> "torch.nn.Module":
-    """A network of torchvision (``resnet50``) or timm (``timm:vit_small_patch16_224``).
+    """A network of torchvision (``resnet50``), timm (``timm:vit_small_patch16_224``) or HIPT.
 
-    timm's come without a classifier.
+    HIPT's are ``hipt`` for tiles and ``hipt_4k`` for regions. timm's come without a classifier.
 
     Raises
     ------
     ValueError
         When timm, or a model of that name in it, is not there.
     """
+    if architecture in (HIPT, HIPT_REGIONS):
+        from mm_assets.encoders.vit import RegionTransformer, TileTransformer
+
+        return TileTransformer() if architecture == HIPT else RegionTransformer()
     if not architecture.startswith(TIMM):
         import torchvision
 
@@ -77,7 +80,7 @@ def load_weights(architecture: str, weights: str) -> Weights:
     architecture
         As for `blank_network`.
     weights
-        ``imagenet``, ``random:<seed>``, or the path of a state dict.
+        ``imagenet``, ``random:<seed>``, or the path of a state dict or checkpoint of DINO.
 
     Raises
     ------
@@ -87,13 +90,13 @@ def load_weights(architecture: str, weights: str) -> Weights:
     if weights.startswith(RANDOM):
         return Weights(weights, _random_state(architecture, weights.removeprefix(RANDOM)))
     if weights == IMAGENET:
-        if architecture.startswith(TIMM):
+        if architecture.startswith((TIMM, HIPT)):
             raise WeightsError(f"{architecture}: give the path of a state dict as weights")
         return _imagenet(architecture)
     path = Path(weights)
     if not path.is_file():
         raise WeightsError(f"no weights at {path}: put a state dict of {architecture} there")
-    return Weights(path.name, _fitting(architecture, _read_state(path), path))
+    return Weights(path.name, _fitting(architecture, read_state(path), path))
 
 
 def _random_state(architecture: str, seed: str) -> "dict[str, torch.Tensor]":
@@ -121,7 +124,7 @@ def _imagenet(architecture: str) -> Weights:
                 "state dict as imaging.weights"
             ) from error
     _check_digest(path)
-    state = _fitting(architecture, _read_state(path), path)
+    state = _fitting(architecture, read_state(path), path)
     return Weights(f"{IMAGENET}:{choice.name}", state)
 
 
@@ -135,20 +138,6 @@ def _check_digest(path: Path) -> None:
             f"{path} is not torchvision's file: its SHA-256 begins {digest[:8]}, expected "
             f"{expected}; delete it, so that it is fetched again, or replace it"
         )
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    import pickle
-
-    import torch
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
-        raise WeightsError(f"{path.name} is no plain state dict: {error}") from error
-    if not isinstance(state, dict):
-        raise WeightsError(f"{path.name} holds a {type(state).__name__}, not a state dict")
-    return state
 
 
 def _fitting(architecture: str, state: dict[str, Any], path: Path) -> "dict[str, torch.Tensor]":
