@@ -57,12 +57,12 @@ def _evidence_worker(workspace: Workspace, task: Task) -> Iterator[SlideWorker]:
         row = rows[job.name]
         document = explainer.explain(row.patient_id)
         with open_local_slide(job, row) as slide:
-            return {evidence_name(task): _write(job, evidence_name(task), document, slide)}
+            return {evidence_name(task): write_evidence(job, evidence_name(task), document, slide)}
 
     yield work
 
 
-def _write(job: Job, asset: str, document: "EvidenceDocument", slide: "Slide") -> Produced:
+def write_evidence(job: Job, asset: str, document: "EvidenceDocument", slide: "Slide") -> Produced:
     """Store the parts of a slide's evidence."""
     import json
 

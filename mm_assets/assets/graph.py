@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+from mm_assets.assets.attention import attention_stages
 from mm_assets.assets.evidence import evidence_stage
 from mm_assets.assets.extremum import extremum_stage
 from mm_assets.assets.models import model_stages
 from mm_assets.assets.nuclei import nucleus_stage
 from mm_assets.assets.nucleus_gnn import nucleus_gnn_stage
 from mm_assets.assets.omics import table_stages, task_table_stages
+from mm_assets.assets.porpoise import porpoise_stages
 from mm_assets.assets.reports import cohort_report_stage, evaluation_stage
 from mm_assets.assets.selection import tile_scorer_stage
 from mm_assets.assets.slides import slide_stage, tissue_stage
@@ -33,11 +35,12 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
             if config.selection.method != "none":
                 stages.append(tile_scorer_stage(config, task))
             stages.append(extremum_stage(config, task))
-        task_models = model_stages(config, task)
+        task_models = [*model_stages(config, task), *porpoise_stages(config, task)]
         stages += task_models
         models[task.name] = [stage.name for stage in task_models]
         if config.slides:
             stages.append(evidence_stage(config, task))
+            stages += attention_stages(config, task)
         stages.append(evaluation_stage(config, task, models[task.name]))
     stages.append(cohort_report_stage(config, models))
     return stages

@@ -92,7 +92,7 @@ def _train_clinical(job: Job, task: Task) -> Produced:
         covariates, endpoint, read_table(job, splits_name(task)), _horizons(task), progress.update
     )
     final = ClinicalModel.fit(covariates.loc[endpoint.table.index], endpoint, _horizons(task))
-    return _register(job, task, name, final, predictions, covariates)
+    return register_model(job, task, name, final, predictions, covariates)
 
 
 def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
@@ -147,7 +147,7 @@ def _train_heec(job: Job, task: Task) -> Produced:
         lru_cache(2)(partial(_imaging_matrix, job, task)) if config.slides else None,
     )
     final = fit_final(blocks, endpoint, _horizons(task), parameters, filtered, sites)
-    return _register(
+    return register_model(
         job, task, name, final, predictions, blocks.frame(endpoint.table.index.tolist())
     )
 
@@ -201,19 +201,20 @@ def _horizons(task: Task) -> Sequence[float]:
     return task.horizons if isinstance(task, SurvivalTask) else ()
 
 
-def _register(
+def register_model(
     job: Job,
     task: Task,
     name: str,
     final: "Predictor",
     predictions: "pd.DataFrame",
     frame: "pd.DataFrame",
+    curves: "pd.DataFrame | None" = None,
 ) -> Produced:
-    """Store the out-of-fold predictions and register the final model."""
+    """Store the out-of-fold predictions and register the final model, with learning curves."""
     digest = job.workspace.store.write_table(
         job.ref(name, "parquet"), predictions, job.provenance[name]
     )
-    model = _log_model(job, task, name, final, frame)
+    model = _log_model(job, task, name, final, frame, curves)
     metadata: dict[str, Any] = {
         "models": ", ".join(predictions["model"].unique()),
         "patients": int(predictions["patient_id"].nunique()),
@@ -221,14 +222,25 @@ def _register(
         "version": model.version,
         "mlflow_run": model.run_id,
         "mlflow_url": model.url,
-        "weights": weights_stamp(job) if extremum_name(task) in job.upstream else "",
+        "weights": _weights_read(job, task),
     }
     shown = {**metadata, "mlflow": dg.MetadataValue.url(model.url)}
     return Produced({"parquet": digest}, shown)
 
 
+def _weights_read(job: Job, task: Task) -> str:
+    """Stamp of the encoder weights, where the model reads slides."""
+    reads = {TILES, extremum_name(task)} & set(job.upstream)
+    return weights_stamp(job) if reads else ""
+
+
 def _log_model(
-    job: Job, task: Task, name: str, final: "Predictor", frame: "pd.DataFrame"
+    job: Job,
+    task: Task,
+    name: str,
+    final: "Predictor",
+    frame: "pd.DataFrame",
+    curves: "pd.DataFrame | None",
 ) -> "RegisteredModel":
     from mm_assets.resources.lineage import lineage_of_provenance, to_json
     from mm_assets.resources.model_run import ModelRun
@@ -251,6 +263,7 @@ def _log_model(
             predictor=final,
             input_example=frame[columns].head(EXAMPLE_ROWS),
             lineage=to_json(lineage),
-            weights=weights_stamp(job) if extremum_name(task) in job.upstream else "",
+            weights=_weights_read(job, task),
+            curves=curves,
         )
     )

@@ -139,6 +139,22 @@ class NucleiConfig(_Strict):
     )
 
 
+class PorpoiseConfig(_Strict):
+    """Networks of attention over tiles, of omics, and of both fused, for every task."""
+
+    models: list[Literal["amil", "snn", "mmf"]] = Field(
+        ["amil", "snn", "mmf"],
+        min_length=1,
+        description="Slides, omics, both; those that the cohort has no inputs for are left out.",
+    )
+    epochs: int = Field(20, ge=1)
+    early_stopping: bool = Field(
+        False,
+        description="Whether an inner fifth of the training patients says which epoch is best; "
+        "else the last epoch counts, as published.",
+    )
+
+
 class _TaskBase(_Strict):
     name: str = Field(pattern=NAME_PATTERN)
     without_genes: list[str] = Field(
@@ -225,6 +241,9 @@ class CohortConfig(_Strict):
         None, description="Nucleus graphs of the slides; left out unless given (`{}` will do)."
     )
     selection: SelectionConfig = SelectionConfig()
+    porpoise: PorpoiseConfig | None = Field(
+        None, description="PORPOISE's networks; left out unless given (`{}` will do)."
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     refresh: RefreshConfig = RefreshConfig()
     compute: dict[str, ComputeOverride] = Field(default_factory=dict)

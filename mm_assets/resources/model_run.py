@@ -51,6 +51,8 @@ class ModelRun:
         Tree down to slide digests (`mm_assets.resources.lineage.to_json`).
     weights
         Stamp of the encoder weights, e.g. ``resnet50 random:0``.
+    curves
+        Learning curves: columns curve, epoch, value.
     """
 
     cohort: str
@@ -66,6 +68,7 @@ class ModelRun:
     input_example: "pd.DataFrame"
     lineage: dict[str, JSON] = field(default_factory=dict)
     weights: str = ""
+    curves: "pd.DataFrame | None" = None
 
     @property
     def name(self) -> str:
@@ -140,6 +143,15 @@ def fold_metrics(model: str, table: "pd.DataFrame") -> "list[Metric]":
             row["value"],
             step=int(row["repeat"]) * folds + int(row["fold"]),
         )
+    ]
+
+
+def curve_metrics(table: "pd.DataFrame") -> "list[Metric]":
+    """MLflow metrics of rows (curve, epoch, value), one step an epoch."""
+    return [
+        metric
+        for row in table.to_dict("records")
+        for metric in _metric(row["curve"], row["value"], step=int(row["epoch"]))
     ]
 
 

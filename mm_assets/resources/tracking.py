@@ -28,6 +28,7 @@ from mm_assets.cohort.config import mm_home
 from mm_assets.resources.model_run import (
     FINGERPRINT_TAG,
     ModelRun,
+    curve_metrics,
     fold_metrics,
     overall_metrics,
 )
@@ -260,6 +261,8 @@ class Tracking(dg.ConfigurableResource):
         with _mlflow(self.uri).start_run(run_id=run_id):
             _log_params(client, run_id, run)
             _log_files(client, run_id, run.files())
+            if run.curves is not None:
+                _log_metrics(client, run_id, curve_metrics(run.curves))
             model_uri, model_id = self._log_pyfunc(run)
         _ensure_registered_model(client, run.name)
         return client.create_model_version(

@@ -1,0 +1,191 @@
+"""Stages of PORPOISE's networks: `porpoise_amil_T`, `porpoise_snn_T` and `porpoise_mmf_T`."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mm_assets.assets.compute import Compute
+from mm_assets.assets.models import EXAMPLE_ROWS, register_model
+from mm_assets.assets.omics import CLINICAL, OMICS, read_table, splits_name
+from mm_assets.assets.progress import Progress
+from mm_assets.assets.slides import manifest_rows
+from mm_assets.assets.stage import CohortStage, Job, Produced
+from mm_assets.assets.tiles import TILES
+from mm_assets.cohort.clinical import make_endpoint
+from mm_assets.cohort.config import CohortConfig, SurvivalTask, Task, mm_home
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from mm_assets.models.porpoise.fitting import PorpoiseParameters
+    from mm_assets.models.porpoise.networks import Kind
+
+EXAMPLE_TILES = 4
+READS: "dict[Kind, tuple[str, ...]]" = {"amil": (TILES,), "snn": (OMICS,), "mmf": (TILES, OMICS)}
+DESCRIPTIONS: "dict[Kind, str]" = {
+    "amil": "PORPOISE on slides alone: gated attention over all tiles of a patient.",
+    "snn": "PORPOISE on omics alone: a self-normalizing network of all features.",
+    "mmf": "PORPOISE on slides and omics: both networks, gated and fused by their outer product.",
+}
+
+
+def porpoise_name(kind: "Kind", task: Task) -> str:
+    """Asset name of one of the networks."""
+    return f"porpoise_{kind}_{task.name}"
+
+
+def porpoise_kinds(config: CohortConfig) -> "list[Kind]":
+    """The networks that the YAML asks for and that the cohort has inputs for."""
+    wanted = config.porpoise.models if config.porpoise else []
+    present = {TILES: config.slides, OMICS: config.omics}
+    return [kind for kind in READS if kind in wanted and all(present[a] for a in READS[kind])]
+
+
+def porpoise_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
+    """A stage a network."""
+    return [_stage(config, task, kind) for kind in porpoise_kinds(config)]
+
+
+def _stage(config: CohortConfig, task: Task, kind: "Kind") -> CohortStage:
+    assert config.porpoise is not None
+    return CohortStage(
+        outputs=(porpoise_name(kind, task),),
+        upstream=(CLINICAL, splits_name(task), *READS[kind]),
+        group="models",
+        code_version="1",
+        description=DESCRIPTIONS[kind],
+        kinds=frozenset({"pytorch", "mlflow"}),
+        compute=Compute(gpu=1, cpu=4, memory_gib=16),
+        parameters={
+            "task": task.model_dump(),
+            "training": config.porpoise.model_dump(exclude={"models"}),
+            "preserve_sites": config.evaluation.preserve_sites,
+        },
+        run=lambda job: _train(job, task, kind),
+    )
+
+
+def _train(job: Job, task: Task, kind: "Kind") -> Produced:
+    from mm_assets.models.porpoise.folds import Fits
+    from mm_assets.models.porpoise.model import Cohort, registry_frame
+
+    config, name = job.workspace.config, porpoise_name(kind, task)
+    # Beside the store, for a training that was killed must find it again; gone when it is done.
+    folder = mm_home() / "training" / config.cohort / name
+    scratch = folder / job.provenance[name].fingerprint().replace(":", "-")
+    clinical, splits = read_table(job, CLINICAL), read_table(job, splits_name(task))
+    endpoint = make_endpoint(clinical, task)
+    cohort = Cohort(
+        StoredBags(job, scratch) if TILES in READS[kind] else {},
+        read_table(job, OMICS) if OMICS in READS[kind] else None,
+    )
+    parameters = _parameters(config)
+    fits = 1 + len(splits[["repeat", "fold"]].drop_duplicates())
+    epochs = _Epochs(job, name, fits, parameters.training.epochs)
+    study = Fits(
+        kind,
+        cohort,
+        endpoint,
+        task.horizons if isinstance(task, SurvivalTask) else (),
+        parameters,
+        clinical["site"] if config.evaluation.preserve_sites and "site" in clinical else None,
+        scratch,
+        epochs.record,
+    )
+    predictions, final = study.out_of_fold(splits), study.final()
+    patients = cohort.readable(kind, endpoint.table.index.tolist())[:EXAMPLE_ROWS]
+    example = registry_frame(cohort, final, patients, EXAMPLE_TILES)
+    produced = register_model(job, task, name, final, predictions, example, epochs.table())
+    shutil.rmtree(folder)
+    return produced
+
+
+def _parameters(config: CohortConfig) -> "PorpoiseParameters":
+    from mm_assets.models.porpoise.fitting import PorpoiseParameters
+    from mm_assets.models.porpoise.training import TrainingParameters
+
+    assert config.porpoise is not None
+    training = TrainingParameters(epochs=config.porpoise.epochs, seed=config.evaluation.seed)
+    return PorpoiseParameters(config.porpoise.early_stopping, training)
+
+
+class StoredBags(Mapping[str, "list[NDArray[np.float16]]"]):
+    """Embeddings of each patient's finished slides, memory-mapped.
+
+    Parameters
+    ----------
+    scratch
+        Folder for copies of what lies in a remote store, each fetched once.
+    """
+
+    def __init__(self, job: Job, scratch: Path) -> None:
+        self._job, self._scratch = job, scratch
+        rows = manifest_rows(job.workspace.config)
+        self._slides: dict[str, list[str]] = {}
+        for slide in sorted(job.upstream[TILES]):
+            if slide in rows:
+                self._slides.setdefault(rows[slide].patient_id, []).append(slide)
+        self._opened: dict[str, list[NDArray[np.float16]]] = {}
+
+    def __getitem__(self, patient: str) -> "list[NDArray[np.float16]]":
+        if patient not in self._opened:
+            tables = [self._table(slide) for slide in self._slides[patient]]
+            self._opened[patient] = [embeddings(table) for table in tables]
+        return self._opened[patient]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slides)
+
+    def __len__(self) -> int:
+        return len(self._slides)
+
+    def _table(self, slide: str) -> "pa.Table":
+        import pyarrow as pa
+
+        from mm_assets.files import publish
+
+        store, ref = self._job.workspace.store, self._job.ref(TILES, "arrow", slide)
+        if store.local_path(ref) is not None:
+            return store.read_arrow(ref)
+        copy = self._scratch / "bags" / f"{slide}.arrow"
+        if not copy.exists():
+            publish(copy, store.read_bytes(ref))
+        return pa.ipc.open_file(pa.memory_map(str(copy))).read_all()
+
+
+def embeddings(tiles: "pa.Table") -> "NDArray[np.float16]":
+    """Embeddings of a table of tiles, shape [n, D], without a copy where it has one chunk."""
+    values = tiles["embedding"].combine_chunks().flatten().to_numpy()
+    return values.reshape(tiles.num_rows, -1)
+
+
+class _Epochs:
+    """Progress in the UI, and the learning curves of all fits."""
+
+    def __init__(self, job: Job, name: str, fits: int, epochs: int) -> None:
+        label = f"{job.workspace.config.cohort}/{name}"
+        self._progress = Progress(label, fits * epochs, job.workspace.log)
+        self._epochs = epochs
+        self._rows: dict[tuple[str, int], tuple[float, float]] = {}
+
+    def record(self, fit: str, epoch: int, training: float, validation: float) -> None:
+        """Called by the training after each epoch."""
+        self._rows[fit, epoch] = training, validation
+        begun = len({name for name, _ in self._rows})
+        done = (begun - 1) * self._epochs + epoch + 1
+        self._progress.update(done, self._progress.total)
+
+    def table(self) -> "pd.DataFrame":
+        """Columns curve, epoch, value."""
+        import pandas as pd
+
+        rows = [
+            (f"{fit}/{curve}", epoch, value)
+            for (fit, epoch), losses in self._rows.items()
+            for curve, value in zip(("training_loss", "inner_loss"), losses, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["curve", "epoch", "value"])

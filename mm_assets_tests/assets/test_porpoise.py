@@ -1,0 +1,162 @@
+"""PORPOISE's stages on stored embeddings: predictions, registry, curves, comparison."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from mm_assets.assets.cohort_level import run_cohort_stage
+from mm_assets.assets.graph import cohort_stages
+from mm_assets.assets.omics import table_stages, task_table_stages
+from mm_assets.assets.porpoise import StoredBags, porpoise_stages
+from mm_assets.assets.progress import listen
+from mm_assets.assets.reports import evaluation_stage, read_results
+from mm_assets.assets.stage import CohortStage, Job, Workspace
+from mm_assets.assets.tiles import TILES
+from mm_assets.cohort.loading import load_config
+from mm_assets.models.porpoise.model import Cohort, registry_frame
+from mm_assets.resources.receipts import Receipt
+from mm_assets.resources.store import ArtefactRef, ArtefactStore, Provenance
+from mm_assets.resources.tracking import Tracking
+from mm_assets_tests.cohorts import patient_ids, slide_name, write_tables, write_yaml
+
+PATIENTS, SLIDES, WIDTH, EPOCHS = 24, 20, 16, 2
+MODELS = ["porpoise_amil", "porpoise_snn", "porpoise_mmf"]
+
+
+def embedded(slide: int) -> pa.Table:
+    """Tiles as `tile_embeddings` stores them."""
+    rng = np.random.default_rng(slide)
+    count = int(rng.integers(3, 12))
+    values = rng.normal(size=(count, WIDTH)).astype(np.float16)
+    place = pa.array((256 * np.arange(count)).astype(np.int32))
+    return pa.table(
+        {
+            "embedding": pa.FixedSizeListArray.from_arrays(values.ravel(), WIDTH),
+            "x": place,
+            "y": place,
+            "size0": pa.array(np.full(count, 256, np.int32)),
+        }
+    )
+
+
+def make_workspace(home: Path, folder: Path, **sections: object) -> Workspace:
+    """Tables, folds and the embeddings of all but four patients' slides."""
+    (folder / "slides").mkdir(parents=True)
+    names = patient_ids(PATIENTS)
+    write_tables(folder, names)
+    for name in names[:SLIDES]:
+        (folder / "slides" / slide_name(name)).touch()
+    settings = {"porpoise": {"epochs": EPOCHS}, **sections}
+    config = load_config(write_yaml(folder, **settings))
+    store = ArtefactStore(uri=str(home / "store"))
+    space = Workspace(config, store, Tracking(), logging.getLogger())
+    for stage in table_stages(config):
+        run_cohort_stage(stage, space, "")
+    for task in config.tasks:
+        for stage in task_table_stages(config, task):
+            run_cohort_stage(stage, space, "")
+    for number, name in enumerate(names[:SLIDES]):
+        slide = Path(slide_name(name)).stem
+        made_of = Provenance(TILES, slide, "1", {}, {})
+        ref = ArtefactRef("tiny", TILES, slide, "arrow")
+        outputs = {"arrow": store.write_arrow(ref, embedded(number), made_of)}
+        metadata = {"encoder": "resnet50", "weights": "random:0"}
+        receipt = Receipt("tiny", TILES, slide, "done", made_of, outputs, metadata=metadata)
+        space.receipts.write(receipt)
+    return space
+
+
+@pytest.fixture
+def workspace(home: Path, tmp_path: Path) -> Workspace:
+    """A cohort that asks for PORPOISE."""
+    return make_workspace(home, tmp_path / "tiny")
+
+
+def job_of(space: Workspace, stage: CohortStage) -> Job:
+    """A job that reads the embeddings."""
+    upstream = {TILES: space.receipts.read_all("tiny", TILES)}
+    return Job(space, "cohort", {}, upstream, "")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_networks_are_registered_and_compared(
+    workspace: Workspace, number: int, home: Path, tmp_path: Path
+) -> None:
+    task = workspace.config.tasks[number]
+    stages = porpoise_stages(workspace.config, task)
+    assert [stage.name for stage in stages] == [f"{model}_{task.name}" for model in MODELS]
+    seen: list[tuple[str, int, int]] = []
+    stop = listen(lambda *progress: seen.append(progress))
+    for stage in stages:
+        receipt, _ = run_cohort_stage(stage, workspace, "")
+        assert seen[-1] == (f"tiny/{stage.name}", 3 * EPOCHS, 3 * EPOCHS)
+        assert receipt.metadata["weights"] == ("" if "snn" in stage.name else "resnet50 random:0")
+        model = str(receipt.metadata["registered_model"])
+        assert model == f"tiny.{task.name}.{stage.name.removesuffix(f'_{task.name}')}"
+        _check_curves(workspace, str(receipt.metadata["mlflow_run"]))
+        _check_registry(workspace, stage, model, tmp_path)
+        assert run_cohort_stage(stage, workspace, "")[1] is None
+    stop()
+    assert not list((home / "training" / "tiny").iterdir())
+    evaluation = evaluation_stage(workspace.config, task, [stage.name for stage in stages])
+    run_cohort_stage(evaluation, workspace, "")
+    found = read_results(workspace.store, "tiny", task.name)
+    assert set(found["model"]) == set(MODELS)
+    patients = found.groupby("model")["patients"].max()
+    assert patients.to_dict() == dict(zip(MODELS, (SLIDES, PATIENTS, PATIENTS), strict=True))
+
+
+def _check_curves(workspace: Workspace, run: str) -> None:
+    client = workspace.tracking._client()
+    for fit in ("repeat0_fold0", "repeat0_fold1", "final"):
+        curve = client.get_metric_history(run, f"{fit}/training_loss")
+        assert [point.step for point in curve] == list(range(EPOCHS))
+        assert all(point.value > 0 for point in curve)
+
+
+def _check_registry(workspace: Workspace, stage: CohortStage, model: str, folder: Path) -> None:
+    """The registered version predicts every patient it can read, through MLflow's own check."""
+    predictor = workspace.tracking.predictor(model)
+    omics = workspace.store.read_table(ArtefactRef("tiny", "omics", "cohort", "parquet"))
+    cohort = Cohort(StoredBags(job_of(workspace, stage), folder), omics)
+    expected = predictor.predict_patients(cohort, patient_ids(PATIENTS))
+    frame = registry_frame(cohort, predictor, expected.index.tolist())
+    found = workspace.tracking.load(model).predict(frame)
+    pd.testing.assert_frame_equal(found, expected, check_names=False, atol=1e-6)
+
+
+def test_only_what_is_asked_for_and_can_be_read(home: Path, tmp_path: Path) -> None:
+    plain = make_workspace(home, tmp_path / "plain", porpoise=None).config
+    assert not [stage for stage in cohort_stages(plain) if "porpoise" in stage.name]
+    (tmp_path / "other").mkdir()
+    for sections, kinds in (
+        ({"porpoise": {"models": ["snn", "mmf"]}, "slides": None}, ["porpoise_snn"]),
+        ({"porpoise": {}, "omics": None}, ["porpoise_amil"]),
+        ({"porpoise": {}}, MODELS),
+    ):
+        config = load_config(write_yaml(tmp_path / "other", **sections))
+        names = [stage.name for stage in porpoise_stages(config, config.tasks[0])]
+        assert names == [f"{kind}_subtype" for kind in kinds]
+        judged = next(s for s in cohort_stages(config) if s.name == "evaluation_subtype")
+        assert set(names) <= set(judged.upstream)
+
+
+def test_bags_are_mapped_and_remote_ones_fetched_once(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = porpoise_stages(workspace.config, workspace.config.tasks[0])[0]
+    bags = StoredBags(job_of(workspace, stage), tmp_path / "scratch")
+    assert list(bags) == patient_ids(SLIDES)
+    expected = embedded(3)["embedding"].combine_chunks().flatten().to_numpy()
+    np.testing.assert_array_equal(bags["P003"][0].ravel(), expected)
+    assert not bags["P003"][0].flags.owndata
+    assert not (tmp_path / "scratch").exists()
+    monkeypatch.setattr(ArtefactStore, "local_path", lambda *_: None)
+    for _ in range(2):
+        remote = StoredBags(job_of(workspace, stage), tmp_path / "scratch")
+        np.testing.assert_array_equal(remote["P003"][0].ravel(), expected)
+        monkeypatch.setattr(ArtefactStore, "read_bytes", lambda *_: pytest.fail("fetched twice"))
