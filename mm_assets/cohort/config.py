@@ -139,19 +139,34 @@ class NucleiConfig(_Strict):
     )
 
 
-class PorpoiseConfig(_Strict):
+class NetworkConfig(_Strict):
+    """How long a network of attention is trained."""
+
+    epochs: int = Field(20, ge=1)
+    early_stopping: bool = Field(
+        False,
+        description="Whether an inner fifth of the training patients says which epoch is best; "
+        "else the last epoch counts, as published.",
+    )
+
+
+class HiptConfig(NetworkConfig):
+    """HIPT: tiles and regions embedded by two transformers, and attention over regions."""
+
+    tile_weights: str = Field(
+        description="ViT-256: path of the published checkpoint or of a state dict, or "
+        "`random:<seed>` (demo only)."
+    )
+    region_weights: str = Field(description="ViT-4K, likewise.")
+
+
+class PorpoiseConfig(NetworkConfig):
     """Networks of attention over tiles, of omics, and of both fused, for every task."""
 
     models: list[Literal["amil", "snn", "mmf"]] = Field(
         ["amil", "snn", "mmf"],
         min_length=1,
         description="Slides, omics, both; those that the cohort has no inputs for are left out.",
-    )
-    epochs: int = Field(20, ge=1)
-    early_stopping: bool = Field(
-        False,
-        description="Whether an inner fifth of the training patients says which epoch is best; "
-        "else the last epoch counts, as published.",
     )
 
 
@@ -241,6 +256,7 @@ class CohortConfig(_Strict):
         None, description="Nucleus graphs of the slides; left out unless given (`{}` will do)."
     )
     selection: SelectionConfig = SelectionConfig()
+    hipt: HiptConfig | None = Field(None, description="HIPT; left out unless given.")
     porpoise: PorpoiseConfig | None = Field(
         None, description="PORPOISE's networks; left out unless given (`{}` will do)."
     )
@@ -259,6 +275,16 @@ class CohortConfig(_Strict):
             raise ValueError(f"task names must differ, found {names}")
         return tasks
 
+    @model_validator(mode="after")
+    def _hipt_fits(self) -> "CohortConfig":
+        if self.hipt is None:
+            return self
+        if self.imaging.tile_px % 16:
+            raise ValueError("hipt reads tiles whose edge is a multiple of 16: change tile_px")
+        if any(further.name == "hipt" for further in self.imaging.also):
+            raise ValueError("the section hipt embeds tiles itself: rename the encoder hipt")
+        return self
+
     def resolve_paths(self, base: Path) -> "CohortConfig":
         """The same configuration with every path absolute, relative ones against `base`."""
         data = self.model_dump()
@@ -273,9 +299,15 @@ class CohortConfig(_Strict):
                     data[section][key] = resolve_path(data[section][key], base)
         for encoder in (data["imaging"], *data["imaging"]["also"]):
             weights = encoder["weights"]
-            if weights != "imagenet" and not weights.startswith("random:"):
-                encoder["weights"] = resolve_path(weights, base)
+            if weights != "imagenet":
+                encoder["weights"] = _resolve_weights(weights, base)
+        for key in ("tile_weights", "region_weights") if self.hipt else ():
+            data["hipt"][key] = _resolve_weights(data["hipt"][key], base)
         return CohortConfig.model_validate(data)
+
+
+def _resolve_weights(weights: str, base: Path) -> str:
+    return weights if weights.startswith("random:") else resolve_path(weights, base)
 
 
 def resolve_path(path: str, base: Path) -> str:
