@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
-ENCODER_PATTERN = r"^(resnet50|resnet50_2048|hipt|timm:[A-Za-z0-9_.]+)$"
+ENCODER_PATTERN = (
+    r"^(resnet50|resnet50_2048|hipt|uni|virchow|virchow2|gigapath|h_optimus_0"
+    r"|timm:[A-Za-z0-9_.]+)$"
+)
 SLIDE_ID_PATTERN = re.compile(r"^[A-Za-z0-9._-]+$")
 
 
@@ -76,7 +79,8 @@ class EncoderConfig(_Strict):
     encoder: str = Field(
         "resnet50",
         pattern=ENCODER_PATTERN,
-        description="`resnet50`, `resnet50_2048`, `hipt`, or `timm:<model>` (extra `foundation`).",
+        description="`resnet50`, `resnet50_2048`, `hipt`, and with the extra `foundation` `uni`, "
+        "`virchow`, `virchow2`, `gigapath`, `h_optimus_0` or `timm:<model>`; see `mm encoders`.",
     )
     weights: str = Field(
         "imagenet", description="`imagenet`, a checkpoint's path, or `random:<seed>` (demo only)."

@@ -28,6 +28,8 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     import torch
 
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -38,6 +40,16 @@ def read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, Mapping):
         raise WeightsError(f"{path.name} holds a {type(state).__name__}, not a state dict")
     return {_bare(str(name)): tensor for name, tensor in state.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise WeightsError(f"{path.name} is no safetensors file: {error}") from error
 
 
 def _bare(name: str) -> str:

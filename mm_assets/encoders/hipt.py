@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mm_assets.encoders.weights import HIPT, HIPT_REGIONS, blank_network, load_weights
+from mm_assets.encoders.catalogue import HALF, HIPT, HIPT_REGIONS
+from mm_assets.encoders.weights import blank_network, load_weights
 
 if TYPE_CHECKING:
     import torch
 
     from mm_assets.encoders.base import Encoder
 
-HALF = (0.5, 0.5, 0.5)
 WHITE = 255
 CPU_REGIONS, CUDA_REGIONS = 1, 64
 

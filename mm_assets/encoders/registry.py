@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 from mm_assets.encoders.base import CPU_PASS, CUDA_PASS, Encoder
+from mm_assets.encoders.catalogue import FOUNDATION, HIPT
 from mm_assets.encoders.hipt import build_hipt
 from mm_assets.encoders.resnet50 import DIMENSIONS, MEAN, STD, build_resnet50
 from mm_assets.encoders.timm_model import build_timm
-from mm_assets.encoders.weights import HIPT, TIMM, load_weights
+from mm_assets.encoders.weights import load_weights, made_by_timm
 
 if TYPE_CHECKING:
     import torch
@@ -18,8 +19,8 @@ def load_encoder(name: str, weights: str, device: str | None = None) -> Encoder:
     Parameters
     ----------
     name
-        ``resnet50`` (1024-d), ``resnet50_2048``, ``hipt`` (ViT-256 of HIPT, 384-d), or
-        ``timm:<model>``.
+        ``resnet50`` (1024-d), ``resnet50_2048``, ``hipt`` (ViT-256 of HIPT, 384-d), one of
+        `mm_assets.encoders.catalogue.FOUNDATION`, or ``timm:<model>``.
     weights
         ``imagenet`` (resnet50 only), ``random:<seed>``, or the path of a state dict.
     device
@@ -34,8 +35,8 @@ def load_encoder(name: str, weights: str, device: str | None = None) -> Encoder:
     """
     import torch
 
-    if name not in (*DIMENSIONS, HIPT) and not name.startswith(TIMM):
-        known = ", ".join((*DIMENSIONS, HIPT))
+    if name not in (*DIMENSIONS, HIPT) and not made_by_timm(name):
+        known = ", ".join((*DIMENSIONS, HIPT, *FOUNDATION))
         raise ValueError(f"no encoder is named {name!r}; there are {known} and timm:<model>")
     loaded = load_weights("resnet50" if name in DIMENSIONS else name, weights)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -55,7 +56,7 @@ def load_encoder(name: str, weights: str, device: str | None = None) -> Encoder:
 
 
 def _build(name: str, state: "dict[str, torch.Tensor]") -> "tuple[torch.nn.Module, dict[str, Any]]":
-    if name.startswith(TIMM):
+    if made_by_timm(name):
         return build_timm(name, state)
     if name == HIPT:
         return build_hipt(state)

@@ -124,6 +124,27 @@ class RegionTransformer(Transformer):
         return self._summary(self.phi(tokens.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
+class ClassAndMean(nn.Module):
+    """The class token of a transformer, then the mean of its patches' tokens.
+
+    Parameters
+    ----------
+    network
+        Maps pixels to all tokens, [B, N, width].
+    prefix
+        Tokens before those of patches: the class token and registers.
+    """
+
+    def __init__(self, network: nn.Module, prefix: int) -> None:
+        super().__init__()
+        self.network, self.prefix = network, prefix
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Shape [B, 2 * width]."""
+        tokens = self.network(pixels)
+        return torch.cat([tokens[:, 0], tokens[:, self.prefix :].mean(1)], dim=1)
+
+
 def places_of(table: Tensor, rows: int, columns: int) -> Tensor:
     """Position embeddings of a grid, by bicubic interpolation of a square table.
 

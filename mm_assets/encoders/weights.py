@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm_assets.encoders.catalogue import FOUNDATION, HIPT, HIPT_REGIONS, weights_file
 from mm_assets.encoders.checkpoint import WeightsError, read_state
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 RANDOM = "random:"
 TIMM = "timm:"
 IMAGENET = "imagenet"
-HIPT, HIPT_REGIONS = "hipt", "hipt_4k"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def imagenet_path(architecture: str) -> Path:
 
 
 def blank_network(architecture: str) -> "torch.nn.Module":
-    """A network of torchvision (``resnet50``), timm (``timm:vit_small_patch16_224``) or HIPT.
+    """A network of torchvision (``resnet50``), timm (``timm:vit_small_patch16_224``), HIPT or
+    `mm_assets.encoders.catalogue.FOUNDATION`.
 
     HIPT's are ``hipt`` for tiles and ``hipt_4k`` for regions. timm's come without a classifier.
 
@@ -56,7 +57,7 @@ def blank_network(architecture: str) -> "torch.nn.Module":
         from mm_assets.encoders.vit import RegionTransformer, TileTransformer
 
         return TileTransformer() if architecture == HIPT else RegionTransformer()
-    if not architecture.startswith(TIMM):
+    if not made_by_timm(architecture):
         import torchvision
 
         return torchvision.models.get_model(architecture, weights=None)
@@ -66,10 +67,20 @@ def blank_network(architecture: str) -> "torch.nn.Module":
         raise ValueError(
             f"{architecture} needs timm: install mm-assets with the extra `foundation`"
         ) from None
+    model, options = architecture.removeprefix(TIMM), {}
+    if architecture in FOUNDATION:
+        model, options = FOUNDATION[architecture].model, dict(FOUNDATION[architecture].options)
+    if "mlp_layer" in options:
+        options["mlp_layer"] = getattr(timm.layers, options["mlp_layer"])
     try:
-        return timm.create_model(architecture.removeprefix(TIMM), pretrained=False, num_classes=0)
+        return timm.create_model(model, pretrained=False, num_classes=0, **options)
     except RuntimeError as error:
         raise ValueError(f"{architecture}: {error}") from None
+
+
+def made_by_timm(architecture: str) -> bool:
+    """Whether a network is built by timm."""
+    return architecture in FOUNDATION or architecture.startswith(TIMM)
 
 
 def load_weights(architecture: str, weights: str) -> Weights:
@@ -80,7 +91,8 @@ def load_weights(architecture: str, weights: str) -> Weights:
     architecture
         As for `blank_network`.
     weights
-        ``imagenet``, ``random:<seed>``, or the path of a state dict or checkpoint of DINO.
+        ``imagenet``, ``random:<seed>``, or the path of a state dict, of a checkpoint of DINO,
+        or of a folder that holds ``model.safetensors`` or ``pytorch_model.bin``.
 
     Raises
     ------
@@ -90,10 +102,10 @@ def load_weights(architecture: str, weights: str) -> Weights:
     if weights.startswith(RANDOM):
         return Weights(weights, _random_state(architecture, weights.removeprefix(RANDOM)))
     if weights == IMAGENET:
-        if architecture.startswith((TIMM, HIPT)):
+        if architecture != "resnet50":
             raise WeightsError(f"{architecture}: give the path of a state dict as weights")
         return _imagenet(architecture)
-    path = Path(weights)
+    path = weights_file(Path(weights))
     if not path.is_file():
         raise WeightsError(f"no weights at {path}: put a state dict of {architecture} there")
     return Weights(path.name, _fitting(architecture, read_state(path), path))

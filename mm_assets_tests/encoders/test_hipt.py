@@ -7,10 +7,10 @@ import pytest
 import timm
 import torch
 
-from mm_assets.encoders.hipt import load_region_encoder, token_grids, white_token
+from mm_assets.encoders.hipt import build_hipt, load_region_encoder, token_grids, white_token
 from mm_assets.encoders.registry import load_encoder
 from mm_assets.encoders.vit import RegionTransformer, TileTransformer, places_of
-from mm_assets.encoders.weights import WeightsError
+from mm_assets.encoders.weights import WeightsError, load_weights
 
 REFERENCE = "vit_small_patch16_224"
 
@@ -50,7 +50,7 @@ def test_the_published_layout_loads_unchanged_and_computes_what_timm_does(refere
     encoder = load_encoder("hipt", str(path), "cpu")
     assert (encoder.dimension, encoder.mean, encoder.std) == (384, (0.5,) * 3, (0.5,) * 3)
     pixels = (torch.from_numpy(tiles(2, 224)).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
-    network = encoder.network.float()
+    network, _ = build_hipt(load_weights("hipt", str(path)).state)
     with torch.inference_mode():
         torch.testing.assert_close(network(pixels), reference(pixels), atol=2e-5, rtol=0)
         table = places_of(reference.pos_embed, 16, 16)
@@ -60,17 +60,28 @@ def test_the_published_layout_loads_unchanged_and_computes_what_timm_does(refere
         torch.testing.assert_close(network(pixels), larger(pixels), atol=2e-5, rtol=0)
 
 
+def cubic_weights(points: np.ndarray, count: int) -> np.ndarray:
+    """Keys' convolution kernel with a = -.75, edges repeated; shape [points, count]."""
+    a, weights = -0.75, np.zeros((len(points), count))
+    for row, point in enumerate(points):
+        for place in range(int(np.floor(point)) - 1, int(np.floor(point)) + 3):
+            t = abs(point - place)
+            near = (a + 2) * t**3 - (a + 3) * t**2 + 1
+            far = a * (t**3 - 5 * t**2 + 8 * t - 4)
+            weights[row, min(max(place, 0), count - 1)] += near if t <= 1 else far
+    return weights
+
+
 def test_positions_are_sampled_a_tenth_of_a_place_closer_than_the_grid_needs():
-    ramp = torch.arange(14.0).repeat(14, 1).reshape(1, 196, 1)
-    table = torch.cat([torch.full((1, 1, 1), -7.0), ramp], dim=1)
-    made = places_of(table, 16, 16)
-    assert made.shape == (1, 257, 1)
-    assert made[0, 0, 0] == -7
-    found = made[0, 1:, 0].reshape(16, 16)
-    wanted = (torch.arange(16) + 0.5) * 14 / 16.1 - 0.5
-    # Bicubic interpolation is exact on a ramp, away from the edges.
-    torch.testing.assert_close(found[3, 3:13], wanted[3:13], atol=1e-5, rtol=0)
-    assert places_of(table, 14, 14) is table
+    table = np.random.default_rng(0).normal(size=(1, 197, 3)).astype(np.float32)
+    made = places_of(torch.from_numpy(table), 16, 16).numpy()
+    assert made.shape == (1, 257, 3)
+    assert (made[0, 0] == table[0, 0]).all()
+    weights = cubic_weights((np.arange(16) + 0.5) * 14 / 16.1 - 0.5, 14)
+    wanted = np.einsum("ia,jb,abc->ijc", weights, weights, table[0, 1:].reshape(14, 14, 3))
+    np.testing.assert_allclose(made[0, 1:].reshape(16, 16, 3), wanted, atol=1e-5)
+    same = torch.from_numpy(table)
+    assert places_of(same, 14, 14) is same
 
 
 def test_tiles_do_not_depend_on_their_batch(reference, tmp_path):
