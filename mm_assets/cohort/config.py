@@ -83,7 +83,9 @@ class EncoderConfig(_Strict):
         "`virchow`, `virchow2`, `gigapath`, `h_optimus_0` or `timm:<model>`; see `mm encoders`.",
     )
     weights: str = Field(
-        "imagenet", description="`imagenet`, a checkpoint's path, or `random:<seed>` (demo only)."
+        "imagenet",
+        description="`imagenet`; the path of a checkpoint or of a folder as published; `hub` "
+        "(foundation models, downloaded with your own token); or `random:<seed>` (demo only).",
     )
 
 
@@ -302,16 +304,19 @@ class CohortConfig(_Strict):
                 if data.get(section) and data[section][key]:
                     data[section][key] = resolve_path(data[section][key], base)
         for encoder in (data["imaging"], *data["imaging"]["also"]):
-            weights = encoder["weights"]
-            if weights != "imagenet":
-                encoder["weights"] = _resolve_weights(weights, base)
+            encoder["weights"] = _resolve_weights(encoder["weights"], base)
         for key in ("tile_weights", "region_weights") if self.hipt else ():
             data["hipt"][key] = _resolve_weights(data["hipt"][key], base)
         return CohortConfig.model_validate(data)
 
 
+def is_path(weights: str) -> bool:
+    """Whether `weights` of an encoder names a file or folder."""
+    return weights not in ("imagenet", "hub") and not weights.startswith("random:")
+
+
 def _resolve_weights(weights: str, base: Path) -> str:
-    return weights if weights.startswith("random:") else resolve_path(weights, base)
+    return resolve_path(weights, base) if is_path(weights) else weights
 
 
 def resolve_path(path: str, base: Path) -> str:

@@ -1,8 +1,8 @@
 """Published encoders that can be used by name, with what they expect and under which licence.
 
-Weights of pathology models are given out by their makers to registered users. They are not
-fetched here: the user downloads them with an account of their own, and a cohort names the file or
-folder. Licences are notes as of writing; the makers' pages decide.
+Weights of pathology models are given out by their makers to registered users. Nothing is fetched
+unasked: a cohort names the file or folder that the user has downloaded, or says `weights: hub`, and
+they come with the user's own token (`mm_assets.encoders.hub`). Licences are notes as of writing; the makers' pages decide.
 """
 
 from collections.abc import Mapping
@@ -152,7 +152,9 @@ def list_encoders(folder: Path) -> list[dict[str, Any]]:
         elif fetched:
             todo = f"fetched when first used; without internet, place {imagenet_path('resnet50')}"
         else:
-            todo = f"accept the licence at {published.source}, put the weights at {folder / name}"
+            ways = "say `weights: hub` or put" if name in FOUNDATION else "put"
+            licence = f"accept the licence at {published.source}"
+            todo = f"{licence}, {ways} the weights at {folder / name}"
         rows.append(
             {
                 "encoder": name,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 RANDOM = "random:"
 TIMM = "timm:"
 IMAGENET = "imagenet"
+HUB = "hub"
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ def load_weights(architecture: str, weights: str) -> Weights:
     architecture
         As for `blank_network`.
     weights
-        ``imagenet``, ``random:<seed>``, or the path of a state dict, of a checkpoint of DINO,
-        or of a folder that holds ``model.safetensors`` or ``pytorch_model.bin``.
+        ``imagenet``, ``random:<seed>``, ``hub`` (models of the catalogue, with the user's token),
+        or the path of a state dict, of a checkpoint of DINO, or of a folder that holds ``model.safetensors`` or ``pytorch_model.bin``.
 
     Raises
     ------
@@ -105,10 +106,22 @@ def load_weights(architecture: str, weights: str) -> Weights:
         if architecture != "resnet50":
             raise WeightsError(f"{architecture}: give the path of a state dict as weights")
         return _imagenet(architecture)
+    if weights == HUB:
+        return _from_hub(architecture)
     path = weights_file(Path(weights))
     if not path.is_file():
         raise WeightsError(f"no weights at {path}: put a state dict of {architecture} there")
     return Weights(path.name, _fitting(architecture, read_state(path), path))
+
+
+def _from_hub(architecture: str) -> Weights:
+    from mm_assets.encoders.hub import fetch_weights
+
+    if architecture not in FOUNDATION:
+        raise WeightsError(f"{architecture}: give the path of a state dict in place of `hub`")
+    source = FOUNDATION[architecture].source
+    path = fetch_weights(source)
+    return Weights(f"{HUB}:{source}", _fitting(architecture, read_state(path), path))
 
 
 def _random_state(architecture: str, seed: str) -> "dict[str, torch.Tensor]":
