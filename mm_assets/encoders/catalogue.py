@@ -2,7 +2,8 @@
 
 Weights of pathology models are given out by their makers to registered users. Nothing is fetched
 unasked: a cohort names the file or folder that the user has downloaded, or says `weights: hub`, and
-they come with the user's own token (`mm_assets.encoders.hub`). Licences are notes as of writing; the makers' pages decide.
+they come with the user's own token (`mm_assets.encoders.hub`). Licences are notes as of writing;
+the makers' pages decide.
 """
 
 from collections.abc import Mapping

@@ -93,7 +93,8 @@ def load_weights(architecture: str, weights: str) -> Weights:
         As for `blank_network`.
     weights
         ``imagenet``, ``random:<seed>``, ``hub`` (models of the catalogue, with the user's token),
-        or the path of a state dict, of a checkpoint of DINO, or of a folder that holds ``model.safetensors`` or ``pytorch_model.bin``.
+        or the path of a state dict, of a checkpoint of DINO, or of a folder that holds
+        ``model.safetensors`` or ``pytorch_model.bin``.
 
     Raises
     ------
