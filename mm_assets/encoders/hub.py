@@ -24,14 +24,21 @@ def fetch_weights(source: str) -> Path:
         When the repository is not on the hub, cannot be reached, is not open to the user, or holds
         no file that is known.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     if not source.startswith(HOST):
         raise WeightsError(f"{source} is not on the hub: give a path in place of `hub`")
+    repository = source.removeprefix(HOST)
+    # All names are looked for here first: without internet, a name that was never there is an
+    # error like any other.
+    kept = (try_to_load_from_cache(repository, name) for name in WEIGHTS_FILES)
+    here = next((path for path in kept if isinstance(path, str)), None)
+    if here is not None:
+        return Path(here)
     for name in WEIGHTS_FILES:
         try:
-            return Path(hf_hub_download(source.removeprefix(HOST), name))
+            return Path(hf_hub_download(repository, name))
         except LocalEntryNotFoundError as error:
             raise _unreachable(source, error) from error
         except EntryNotFoundError:
