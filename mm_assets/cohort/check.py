@@ -221,12 +221,16 @@ def _keep(path: Path, findings: dict[str, object]) -> None:
 def _file_problems(config: CohortConfig) -> Iterator[Problem]:
     """Files named in the YAML that are read later only."""
     named = [("evaluation.attainable", config.evaluation.attainable)]
-    encoders = {"imaging": config.imaging.weights} | {
-        f"imaging.also.{further.name}": further.weights for further in config.imaging.also
+    encoders = {"imaging.weights": config.imaging.weights} | {
+        f"imaging.also.{further.name}.weights": further.weights for further in config.imaging.also
     }
+    if config.hipt is not None:
+        encoders["hipt.tile_weights"] = config.hipt.tile_weights
+        encoders["hipt.region_weights"] = config.hipt.region_weights
     for key, weights in encoders.items():
         if config.slides and weights != "imagenet" and not weights.startswith("random:"):
-            named.append((f"{key}.weights", weights))
+            named.append((key, weights))
     for key, path in named:
-        if path and not Path(path).is_file():
+        # A folder holds an encoder as its makers publish it.
+        if path and not Path(path).exists():
             yield Problem(key, f"no such file: {path}", "check the path")
