@@ -289,6 +289,8 @@ class CohortConfig(_Strict):
             raise ValueError("hipt reads tiles whose edge is a multiple of 16: change tile_px")
         if any(further.name == "hipt" for further in self.imaging.also):
             raise ValueError("the section hipt embeds tiles itself: rename the encoder hipt")
+        if any(task.name == "embeddings" for task in self.tasks):
+            raise ValueError("hipt_embeddings is an asset of HIPT: rename the task embeddings")
         return self
 
     def resolve_paths(self, base: Path) -> "CohortConfig":
