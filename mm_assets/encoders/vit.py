@@ -102,13 +102,12 @@ class TileTransformer(Transformer):
 
     def __init__(self) -> None:
         super().__init__(TILE_WIDTH, TILE_DEPTH)
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, TILE_WIDTH, PATCH, PATCH)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, TILE_WIDTH, PATCH, PATCH)})
         self._initialize()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Shape [B, 384]."""
-        return self._summary(self.patch_embed.proj(pixels))
+        return self._summary(self.patch_embed["proj"](pixels))
 
 
 class RegionTransformer(Transformer):
