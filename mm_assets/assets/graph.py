@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from mm_assets.assets.attention import attention_stages
 from mm_assets.assets.evidence import evidence_stage
 from mm_assets.assets.extremum import extremum_stage
+from mm_assets.assets.hipt import hipt_stage, region_stage
 from mm_assets.assets.models import model_stages
 from mm_assets.assets.nuclei import nucleus_stage
 from mm_assets.assets.nucleus_gnn import nucleus_gnn_stage
@@ -25,6 +26,8 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
         stages += [slide_stage(config), tissue_stage(config), embedding_stage(config)]
     if config.slides and config.nuclei is not None:
         stages.append(nucleus_stage(config))
+    if config.slides and config.hipt is not None:
+        stages.append(region_stage(config))
     stages += table_stages(config)
     models: dict[str, list[str]] = {}
     for task in config.tasks:
@@ -36,6 +39,8 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
                 stages.append(tile_scorer_stage(config, task))
             stages.append(extremum_stage(config, task))
         task_models = [*model_stages(config, task), *porpoise_stages(config, task)]
+        if config.slides and config.hipt is not None:
+            task_models.append(hipt_stage(config, task))
         stages += task_models
         models[task.name] = [stage.name for stage in task_models]
         if config.slides:

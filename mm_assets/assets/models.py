@@ -15,7 +15,7 @@ from mm_assets.assets.extremum import extremum_name, selects
 from mm_assets.assets.omics import CLINICAL, OMICS, filtered_omics_name, read_table, splits_name
 from mm_assets.assets.progress import Progress
 from mm_assets.assets.stage import CohortStage, Job, Produced
-from mm_assets.assets.tiles import TILES
+from mm_assets.assets.tiles import HIPT, TILES
 from mm_assets.cohort.clinical import covariate_columns, make_endpoint
 from mm_assets.cohort.config import CohortConfig, SurvivalTask, Task
 
@@ -56,9 +56,9 @@ def model_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
     return stages
 
 
-def weights_stamp(job: Job) -> str:
-    """Encoder and weights behind the imaging features; empty without slides."""
-    receipts = job.workspace.receipts.read_all(job.workspace.config.cohort, TILES)
+def weights_stamp(job: Job, asset: str = TILES) -> str:
+    """Encoder and weights behind the embeddings of an asset; empty without slides."""
+    receipts = job.workspace.receipts.read_all(job.workspace.config.cohort, asset)
     stamps = {
         f"{r.metadata['encoder']} {r.metadata['weights']}"
         for r in receipts.values()
@@ -260,6 +260,8 @@ def register_model(
 
 def _weights_read(job: Job, task: Task) -> str:
     """Stamp of the encoder weights, where the model reads slides."""
+    if HIPT in job.upstream:
+        return weights_stamp(job, HIPT)
     reads = {TILES, extremum_name(task)} & set(job.upstream)
     return weights_stamp(job) if reads else ""
 

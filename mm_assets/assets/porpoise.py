@@ -13,7 +13,7 @@ from mm_assets.assets.slides import manifest_rows
 from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.assets.tiles import TILES
 from mm_assets.cohort.clinical import make_endpoint
-from mm_assets.cohort.config import CohortConfig, SurvivalTask, Task, mm_home
+from mm_assets.cohort.config import CohortConfig, NetworkConfig, SurvivalTask, Task, mm_home
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,8 +52,9 @@ def porpoise_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
 
 def _stage(config: CohortConfig, task: Task, kind: "Kind") -> CohortStage:
     assert config.porpoise is not None
+    settings, name = config.porpoise, porpoise_name(kind, task)
     return CohortStage(
-        outputs=(porpoise_name(kind, task),),
+        outputs=(name,),
         upstream=(CLINICAL, splits_name(task), *READS[kind]),
         group="models",
         code_version="1",
@@ -65,25 +66,34 @@ def _stage(config: CohortConfig, task: Task, kind: "Kind") -> CohortStage:
             "training": config.porpoise.model_dump(exclude={"models"}),
             "preserve_sites": config.evaluation.preserve_sites,
         },
-        run=lambda job: _train(job, task, kind),
+        run=lambda job: train_network(job, task, name, kind, TILES, settings),
     )
 
 
-def _train(job: Job, task: Task, kind: "Kind") -> Produced:
+def train_network(
+    job: Job, task: Task, name: str, kind: "Kind", slides: str, settings: NetworkConfig
+) -> Produced:
+    """Out-of-fold predictions and the registered final model of a network.
+
+    Parameters
+    ----------
+    slides
+        Asset whose embeddings are the bags, where the kind reads slides.
+    """
     from mm_assets.models.porpoise.folds import Fits
     from mm_assets.models.porpoise.model import Cohort, registry_frame
 
-    config, name = job.workspace.config, porpoise_name(kind, task)
+    config = job.workspace.config
     # Beside the store, for a training that was killed must find it again; gone when it is done.
     folder = mm_home() / "training" / config.cohort / name
     scratch = folder / job.provenance[name].fingerprint().replace(":", "-")
     clinical, splits = read_table(job, CLINICAL), read_table(job, splits_name(task))
     endpoint = make_endpoint(clinical, task)
     cohort = Cohort(
-        StoredBags(job, scratch) if TILES in READS[kind] else {},
+        StoredBags(job, slides, scratch) if TILES in READS[kind] else {},
         read_table(job, OMICS) if OMICS in READS[kind] else None,
     )
-    parameters = _parameters(config)
+    parameters = _parameters(settings, config.evaluation.seed)
     fits = 1 + len(splits[["repeat", "fold"]].drop_duplicates())
     epochs = _Epochs(job, name, fits, parameters.training.epochs)
     study = Fits(
@@ -96,7 +106,8 @@ def _train(job: Job, task: Task, kind: "Kind") -> Produced:
         scratch,
         epochs.record,
     )
-    predictions, final = study.out_of_fold(splits), study.final()
+    predictions = study.out_of_fold(splits).assign(model=name.removesuffix(f"_{task.name}"))
+    final = study.final()
     patients = cohort.readable(kind, endpoint.table.index.tolist())[:EXAMPLE_ROWS]
     example = registry_frame(cohort, final, patients, EXAMPLE_TILES)
     produced = register_model(job, task, name, final, predictions, example, epochs.table())
@@ -104,13 +115,12 @@ def _train(job: Job, task: Task, kind: "Kind") -> Produced:
     return produced
 
 
-def _parameters(config: CohortConfig) -> "PorpoiseParameters":
+def _parameters(settings: NetworkConfig, seed: int) -> "PorpoiseParameters":
     from mm_assets.models.porpoise.fitting import PorpoiseParameters
     from mm_assets.models.porpoise.training import TrainingParameters
 
-    assert config.porpoise is not None
-    training = TrainingParameters(epochs=config.porpoise.epochs, seed=config.evaluation.seed)
-    return PorpoiseParameters(config.porpoise.early_stopping, training)
+    training = TrainingParameters(epochs=settings.epochs, seed=seed)
+    return PorpoiseParameters(settings.early_stopping, training)
 
 
 class StoredBags(Mapping[str, "list[NDArray[np.float16]]"]):
@@ -118,15 +128,17 @@ class StoredBags(Mapping[str, "list[NDArray[np.float16]]"]):
 
     Parameters
     ----------
+    asset
+        Whose embeddings.
     scratch
         Folder for copies of what lies in a remote store, each fetched once.
     """
 
-    def __init__(self, job: Job, scratch: Path) -> None:
-        self._job, self._scratch = job, scratch
+    def __init__(self, job: Job, asset: str, scratch: Path) -> None:
+        self._job, self._asset, self._scratch = job, asset, scratch
         rows = manifest_rows(job.workspace.config)
         self._slides: dict[str, list[str]] = {}
-        for slide in sorted(job.upstream[TILES]):
+        for slide in sorted(job.upstream[asset]):
             if slide in rows:
                 self._slides.setdefault(rows[slide].patient_id, []).append(slide)
         self._opened: dict[str, list[NDArray[np.float16]]] = {}
@@ -148,7 +160,7 @@ class StoredBags(Mapping[str, "list[NDArray[np.float16]]"]):
 
         from mm_assets.files import publish
 
-        store, ref = self._job.workspace.store, self._job.ref(TILES, "arrow", slide)
+        store, ref = self._job.workspace.store, self._job.ref(self._asset, "arrow", slide)
         if store.local_path(ref) is not None:
             return store.read_arrow(ref)
         copy = self._scratch / "bags" / f"{slide}.arrow"

@@ -189,6 +189,7 @@ def _descriptions(task: Task) -> dict[str, str]:
         "heec_no_expression": "everything but gene expression",
         "heec_omics_no_expression": "omics alone, without gene expression",
         "porpoise_amil": "attention over the tiles of the slides",
+        "hipt": "attention over the regions of the slides, HIPT",
         "porpoise_snn": "self-normalizing network of all omics features",
         "porpoise_mmf": "attention over tiles and self-normalizing network, fused",
         **options,

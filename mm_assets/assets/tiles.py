@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from mm_assets.wsi.tiling import TilePlan
 
 TILES, REGIONS = "tile_embeddings", "region_embeddings"
+HIPT_TILES, HIPT = "tile_embeddings_hipt", "hipt_embeddings"
 BATCHES = "cache/batches.json"
 
 
 def tile_encoders(config: CohortConfig) -> dict[str, EncoderConfig]:
     """Asset of tile embeddings -> its encoder."""
-    further = {f"{TILES}_{encoder.name}": encoder for encoder in config.imaging.also}
+    further: dict[str, EncoderConfig] = {
+        f"{TILES}_{encoder.name}": encoder for encoder in config.imaging.also
+    }
+    if config.hipt is not None:
+        further[HIPT_TILES] = EncoderConfig(encoder="hipt", weights=config.hipt.tile_weights)
     return {TILES: config.imaging, **further}
 
 

@@ -16,6 +16,7 @@ from mm_assets.cohort.config import (
     CohortConfig,
     OmicsConfig,
     SurvivalTask,
+    is_path,
     mm_home,
 )
 from mm_assets.cohort.manifest import read_manifest
@@ -23,6 +24,7 @@ from mm_assets.cohort.problems import CohortError, Problem
 from mm_assets.cohort.sources import list_files, stamps
 from mm_assets.cohort.splits import PRESERVE_SITES, check_splits, make_splits, read_splits
 from mm_assets.cohort.tables import listing
+from mm_assets.encoders.catalogue import weights_file
 from mm_assets.files import publish
 
 Result = TypeVar("Result")
@@ -220,13 +222,21 @@ def _keep(path: Path, findings: dict[str, object]) -> None:
 
 def _file_problems(config: CohortConfig) -> Iterator[Problem]:
     """Files named in the YAML that are read later only."""
-    named = [("evaluation.attainable", config.evaluation.attainable)]
-    encoders = {"imaging": config.imaging.weights} | {
-        f"imaging.also.{further.name}": further.weights for further in config.imaging.also
-    }
-    for key, weights in encoders.items():
-        if config.slides and weights != "imagenet" and not weights.startswith("random:"):
-            named.append((f"{key}.weights", weights))
-    for key, path in named:
+    files = [("evaluation.attainable", config.evaluation.attainable)]
+    if config.slides:
+        named = _weights(config).items()
+        files += [(key, str(weights_file(Path(at)))) for key, at in named if is_path(at)]
+    for key, path in files:
         if path and not Path(path).is_file():
             yield Problem(key, f"no such file: {path}", "check the path")
+
+
+def _weights(config: CohortConfig) -> dict[str, str]:
+    """Key in the YAML -> the weights it names."""
+    weights = {"imaging.weights": config.imaging.weights} | {
+        f"imaging.also.{further.name}.weights": further.weights for further in config.imaging.also
+    }
+    if config.hipt is not None:
+        weights["hipt.tile_weights"] = config.hipt.tile_weights
+        weights["hipt.region_weights"] = config.hipt.region_weights
+    return weights

@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
-ENCODER_PATTERN = r"^(resnet50|resnet50_2048|timm:[A-Za-z0-9_.]+)$"
+ENCODER_PATTERN = (
+    r"^(resnet50|resnet50_2048|hipt|uni|virchow|virchow2|gigapath|h_optimus_0"
+    r"|timm:[A-Za-z0-9_.]+)$"
+)
 SLIDE_ID_PATTERN = re.compile(r"^[A-Za-z0-9._-]+$")
 
 
@@ -76,10 +79,13 @@ class EncoderConfig(_Strict):
     encoder: str = Field(
         "resnet50",
         pattern=ENCODER_PATTERN,
-        description="`resnet50`, `resnet50_2048`, or `timm:<model>` (extra `foundation`).",
+        description="`resnet50`, `resnet50_2048`, `hipt`, and with the extra `foundation` `uni`, "
+        "`virchow`, `virchow2`, `gigapath`, `h_optimus_0` or `timm:<model>`; see `mm encoders`.",
     )
     weights: str = Field(
-        "imagenet", description="`imagenet`, a checkpoint's path, or `random:<seed>` (demo only)."
+        "imagenet",
+        description="`imagenet`; the path of a checkpoint or of a folder as published; `hub` "
+        "(foundation models, downloaded with your own token); or `random:<seed>` (demo only).",
     )
 
 
@@ -139,19 +145,34 @@ class NucleiConfig(_Strict):
     )
 
 
-class PorpoiseConfig(_Strict):
+class NetworkConfig(_Strict):
+    """How long a network of attention is trained."""
+
+    epochs: int = Field(20, ge=1)
+    early_stopping: bool = Field(
+        False,
+        description="Whether an inner fifth of the training patients says which epoch is best; "
+        "else the last epoch counts, as published.",
+    )
+
+
+class HiptConfig(NetworkConfig):
+    """HIPT: tiles and regions embedded by two transformers, and attention over regions."""
+
+    tile_weights: str = Field(
+        description="ViT-256: path of the published checkpoint or of a state dict, or "
+        "`random:<seed>` (demo only)."
+    )
+    region_weights: str = Field(description="ViT-4K, likewise.")
+
+
+class PorpoiseConfig(NetworkConfig):
     """Networks of attention over tiles, of omics, and of both fused, for every task."""
 
     models: list[Literal["amil", "snn", "mmf"]] = Field(
         ["amil", "snn", "mmf"],
         min_length=1,
         description="Slides, omics, both; those that the cohort has no inputs for are left out.",
-    )
-    epochs: int = Field(20, ge=1)
-    early_stopping: bool = Field(
-        False,
-        description="Whether an inner fifth of the training patients says which epoch is best; "
-        "else the last epoch counts, as published.",
     )
 
 
@@ -266,6 +287,7 @@ class CohortConfig(_Strict):
         None, description="Nucleus graphs of the slides; left out unless given (`{}` will do)."
     )
     selection: SelectionConfig = SelectionConfig()
+    hipt: HiptConfig | None = Field(None, description="HIPT; left out unless given.")
     porpoise: PorpoiseConfig | None = Field(
         None, description="PORPOISE's networks; left out unless given (`{}` will do)."
     )
@@ -290,6 +312,18 @@ class CohortConfig(_Strict):
         """Whether this is an optional cohort whose data do not exist."""
         return self.optional and not Path(self.clinical.table).exists()
 
+    @model_validator(mode="after")
+    def _hipt_fits(self) -> "CohortConfig":
+        if self.hipt is None:
+            return self
+        if self.imaging.tile_px % 16:
+            raise ValueError("hipt reads tiles whose edge is a multiple of 16: change tile_px")
+        if any(further.name == "hipt" for further in self.imaging.also):
+            raise ValueError("the section hipt embeds tiles itself: rename the encoder hipt")
+        if any(task.name == "embeddings" for task in self.tasks):
+            raise ValueError("hipt_embeddings is an asset of HIPT: rename the task embeddings")
+        return self
+
     def resolve_paths(self, base: Path) -> "CohortConfig":
         """The same configuration with every path absolute, relative ones against `base`."""
         data = self.model_dump()
@@ -303,10 +337,19 @@ class CohortConfig(_Strict):
                 if data.get(section) and data[section][key]:
                     data[section][key] = resolve_path(data[section][key], base)
         for encoder in (data["imaging"], *data["imaging"]["also"]):
-            weights = encoder["weights"]
-            if weights != "imagenet" and not weights.startswith("random:"):
-                encoder["weights"] = resolve_path(weights, base)
+            encoder["weights"] = _resolve_weights(encoder["weights"], base)
+        for key in ("tile_weights", "region_weights") if self.hipt else ():
+            data["hipt"][key] = _resolve_weights(data["hipt"][key], base)
         return CohortConfig.model_validate(data)
+
+
+def is_path(weights: str) -> bool:
+    """Whether `weights` of an encoder names a file or folder."""
+    return weights not in ("imagenet", "hub") and not weights.startswith("random:")
+
+
+def _resolve_weights(weights: str, base: Path) -> str:
+    return resolve_path(weights, base) if is_path(weights) else weights
 
 
 def resolve_path(path: str, base: Path) -> str:

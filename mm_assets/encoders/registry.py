@@ -3,9 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 from mm_assets.encoders.base import CPU_PASS, CUDA_PASS, Encoder
+from mm_assets.encoders.catalogue import FOUNDATION, HIPT
+from mm_assets.encoders.hipt import build_hipt
 from mm_assets.encoders.resnet50 import DIMENSIONS, MEAN, STD, build_resnet50
 from mm_assets.encoders.timm_model import build_timm
-from mm_assets.encoders.weights import TIMM, load_weights
+from mm_assets.encoders.weights import load_weights, made_by_timm
 
 if TYPE_CHECKING:
     import torch
@@ -17,9 +19,10 @@ def load_encoder(name: str, weights: str, device: str | None = None) -> Encoder:
     Parameters
     ----------
     name
-        ``resnet50`` (1024-d), ``resnet50_2048``, or ``timm:<model>``.
+        ``resnet50`` (1024-d), ``resnet50_2048``, ``hipt`` (ViT-256 of HIPT, 384-d), one of
+        `mm_assets.encoders.catalogue.FOUNDATION`, or ``timm:<model>``.
     weights
-        ``imagenet`` (not for timm), ``random:<seed>``, or the path of a state dict.
+        ``imagenet`` (resnet50 only), ``random:<seed>``, or the path of a state dict.
     device
         torch's name of the device; by default the first GPU, else the CPU.
 
@@ -32,10 +35,10 @@ def load_encoder(name: str, weights: str, device: str | None = None) -> Encoder:
     """
     import torch
 
-    if name not in DIMENSIONS and not name.startswith(TIMM):
-        known = ", ".join(DIMENSIONS)
+    if name not in (*DIMENSIONS, HIPT) and not made_by_timm(name):
+        known = ", ".join((*DIMENSIONS, HIPT, *FOUNDATION))
         raise ValueError(f"no encoder is named {name!r}; there are {known} and timm:<model>")
-    loaded = load_weights(name if name.startswith(TIMM) else "resnet50", weights)
+    loaded = load_weights("resnet50" if name in DIMENSIONS else name, weights)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = _fastest_dtype(place)
     network, expects = _build(name, loaded.state)
@@ -53,8 +56,10 @@ def load_encoder(name: str, weights: str, device: str | None = None) -> Encoder:
 
 
 def _build(name: str, state: "dict[str, torch.Tensor]") -> "tuple[torch.nn.Module, dict[str, Any]]":
-    if name.startswith(TIMM):
+    if made_by_timm(name):
         return build_timm(name, state)
+    if name == HIPT:
+        return build_hipt(state)
     expects = {"dimension": DIMENSIONS[name], "mean": MEAN, "std": STD, "input_px": None}
     return build_resnet50(name, state), expects
 

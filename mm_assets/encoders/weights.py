@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm_assets.encoders.catalogue import FOUNDATION, HIPT, HIPT_REGIONS, weights_file
+from mm_assets.encoders.checkpoint import WeightsError, read_state
+
 if TYPE_CHECKING:
     import torch
 
 RANDOM = "random:"
 TIMM = "timm:"
 IMAGENET = "imagenet"
-
-
-class WeightsError(RuntimeError):
-    """Weights are missing or do not fit; the message says which file belongs where."""
+HUB = "hub"
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,21 @@ def imagenet_path(architecture: str) -> Path:
 
 
 def blank_network(architecture: str) -> "torch.nn.Module":
-    """A network of torchvision (``resnet50``) or timm (``timm:vit_small_patch16_224``).
+    """A network of torchvision (``resnet50``), timm (``timm:vit_small_patch16_224``), HIPT or
+    `mm_assets.encoders.catalogue.FOUNDATION`.
 
-    timm's come without a classifier.
+    HIPT's are ``hipt`` for tiles and ``hipt_4k`` for regions. timm's come without a classifier.
 
     Raises
     ------
     ValueError
         When timm, or a model of that name in it, is not there.
     """
-    if not architecture.startswith(TIMM):
+    if architecture in (HIPT, HIPT_REGIONS):
+        from mm_assets.encoders.vit import RegionTransformer, TileTransformer
+
+        return TileTransformer() if architecture == HIPT else RegionTransformer()
+    if not made_by_timm(architecture):
         import torchvision
 
         return torchvision.models.get_model(architecture, weights=None)
@@ -63,10 +68,20 @@ def blank_network(architecture: str) -> "torch.nn.Module":
         raise ValueError(
             f"{architecture} needs timm: install mm-assets with the extra `foundation`"
         ) from None
+    model, options = architecture.removeprefix(TIMM), {}
+    if architecture in FOUNDATION:
+        model, options = FOUNDATION[architecture].model, dict(FOUNDATION[architecture].options)
+    if "mlp_layer" in options:
+        options["mlp_layer"] = getattr(timm.layers, options["mlp_layer"])
     try:
-        return timm.create_model(architecture.removeprefix(TIMM), pretrained=False, num_classes=0)
+        return timm.create_model(model, pretrained=False, num_classes=0, **options)
     except RuntimeError as error:
         raise ValueError(f"{architecture}: {error}") from None
+
+
+def made_by_timm(architecture: str) -> bool:
+    """Whether a network is built by timm."""
+    return architecture in FOUNDATION or architecture.startswith(TIMM)
 
 
 def load_weights(architecture: str, weights: str) -> Weights:
@@ -77,7 +92,9 @@ def load_weights(architecture: str, weights: str) -> Weights:
     architecture
         As for `blank_network`.
     weights
-        ``imagenet``, ``random:<seed>``, or the path of a state dict.
+        ``imagenet``, ``random:<seed>``, ``hub`` (models of the catalogue, with the user's token),
+        or the path of a state dict, of a checkpoint of DINO, or of a folder that holds
+        ``model.safetensors`` or ``pytorch_model.bin``.
 
     Raises
     ------
@@ -87,13 +104,25 @@ def load_weights(architecture: str, weights: str) -> Weights:
     if weights.startswith(RANDOM):
         return Weights(weights, _random_state(architecture, weights.removeprefix(RANDOM)))
     if weights == IMAGENET:
-        if architecture.startswith(TIMM):
+        if architecture != "resnet50":
             raise WeightsError(f"{architecture}: give the path of a state dict as weights")
         return _imagenet(architecture)
-    path = Path(weights)
+    if weights == HUB:
+        return _from_hub(architecture)
+    path = weights_file(Path(weights))
     if not path.is_file():
         raise WeightsError(f"no weights at {path}: put a state dict of {architecture} there")
-    return Weights(path.name, _fitting(architecture, _read_state(path), path))
+    return Weights(path.name, _fitting(architecture, read_state(path), path))
+
+
+def _from_hub(architecture: str) -> Weights:
+    from mm_assets.encoders.hub import fetch_weights
+
+    if architecture not in FOUNDATION:
+        raise WeightsError(f"{architecture}: give the path of a state dict in place of `hub`")
+    source = FOUNDATION[architecture].source
+    path = fetch_weights(source)
+    return Weights(f"{HUB}:{source}", _fitting(architecture, read_state(path), path))
 
 
 def _random_state(architecture: str, seed: str) -> "dict[str, torch.Tensor]":
@@ -121,7 +150,7 @@ def _imagenet(architecture: str) -> Weights:
                 "state dict as imaging.weights"
             ) from error
     _check_digest(path)
-    state = _fitting(architecture, _read_state(path), path)
+    state = _fitting(architecture, read_state(path), path)
     return Weights(f"{IMAGENET}:{choice.name}", state)
 
 
@@ -135,20 +164,6 @@ def _check_digest(path: Path) -> None:
             f"{path} is not torchvision's file: its SHA-256 begins {digest[:8]}, expected "
             f"{expected}; delete it, so that it is fetched again, or replace it"
         )
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    import pickle
-
-    import torch
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
-        raise WeightsError(f"{path.name} is no plain state dict: {error}") from error
-    if not isinstance(state, dict):
-        raise WeightsError(f"{path.name} holds a {type(state).__name__}, not a state dict")
-    return state
 
 
 def _fitting(architecture: str, state: dict[str, Any], path: Path) -> "dict[str, torch.Tensor]":

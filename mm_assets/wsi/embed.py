@@ -76,8 +76,11 @@ def embed_slide(
             _read_tiles(slide, plan, list(of_tiles.values()))
         tile_places = plan.tile_corners(), plan.tile_grid.size0
         region_places = plan.region_corners(), plan.region_grid.size0
-        return {name: _table(made.finish(), *tile_places) for name, made in of_tiles.items()} | {
-            name: _table(made.finish(), *region_places) for name, made in of_regions.items()
+        return {
+            name: embedding_table(made.finish(), *tile_places) for name, made in of_tiles.items()
+        } | {
+            name: embedding_table(made.finish(), *region_places)
+            for name, made in of_regions.items()
         }
     finally:
         device.shutdown(cancel_futures=True)
@@ -189,7 +192,8 @@ def _paste(
     canvas[top:bottom, left:right] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def _table(embeddings: Embeddings, corners: NDArray[np.int32], size0: int) -> pa.Table:
+def embedding_table(embeddings: Embeddings, corners: NDArray[np.int32], size0: int) -> pa.Table:
+    """Table of `embed_slide` from float16 (n, D), int32 (n, 2) corners and the edge."""
     flat = pa.array(embeddings.ravel())
     values = pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
     return pa.table(

@@ -30,6 +30,16 @@ class Grid:
         """Edge in level-0 pixels, rounded up so that neighbours leave no gap."""
         return math.ceil(self.px * self.target_mpp / self.mpp - 1e-6)
 
+    def corners(self, squares: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Level-0 x and y of squares given by column and row, int32 (n, 2)."""
+        corners = [(self.position(int(column)), self.position(int(row))) for column, row in squares]
+        return np.array(corners, np.int32).reshape(-1, 2)
+
+    def squares_at(self, x: NDArray[np.int32], y: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Column and row of the squares with these corners, int32 (n, 2)."""
+        edge = self.px * self.target_mpp / self.mpp
+        return np.rint(np.stack([x, y], axis=1) / edge).astype(np.int32)
+
     def count(self, length: int) -> int:
         """How many squares cover `length` level-0 pixels."""
         count = math.ceil(length * self.mpp / (self.px * self.target_mpp) - 1e-9)
@@ -67,11 +77,11 @@ class TilePlan:
 
     def tile_corners(self) -> NDArray[np.int32]:
         """Level-0 x and y of every kept tile, int32 (N, 2)."""
-        return _corners(self.tile_grid, self.tiles)
+        return self.tile_grid.corners(self.tiles)
 
     def region_corners(self) -> NDArray[np.int32]:
         """Level-0 x and y of every kept region, int32 (R, 2)."""
-        return _corners(self.region_grid, self.regions)
+        return self.region_grid.corners(self.regions)
 
     def region_rows(self) -> Iterator[NDArray[np.int32]]:
         """Kept regions of one row of regions at a time, int32 (n, 2) columns and rows."""
@@ -147,11 +157,6 @@ def plan_tiles(
         columns=columns,
         rows=rows,
     )
-
-
-def _corners(grid: Grid, squares: NDArray[np.int32]) -> NDArray[np.int32]:
-    corners = [(grid.position(int(column)), grid.position(int(row))) for column, row in squares]
-    return np.array(corners, np.int32).reshape(-1, 2)
 
 
 def _tissue_fractions(

@@ -131,7 +131,7 @@ def _check_registry(workspace: Workspace, stage: CohortStage, model: str, folder
     """The registered version predicts every patient it can read, through MLflow's own check."""
     predictor = workspace.tracking.predictor(model)
     omics = workspace.store.read_table(ArtefactRef("tiny", "omics", "cohort", "parquet"))
-    cohort = PorpoiseCohort(StoredBags(job_of(workspace, stage), folder), omics)
+    cohort = PorpoiseCohort(StoredBags(job_of(workspace, stage), TILES, folder), omics)
     expected = predictor.predict_patients(cohort, patient_ids(PATIENTS))
     frame = registry_frame(cohort, predictor, expected.index.tolist())
     found = workspace.tracking.load(model).predict(frame)
@@ -158,7 +158,7 @@ def test_bags_are_mapped_and_remote_ones_fetched_once(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = porpoise_stages(workspace.config, workspace.config.tasks[0])[0]
-    bags = StoredBags(job_of(workspace, stage), tmp_path / "scratch")
+    bags = StoredBags(job_of(workspace, stage), TILES, tmp_path / "scratch")
     assert list(bags) == patient_ids(SLIDES)
     expected = embedded(3)["embedding"].combine_chunks().flatten().to_numpy()
     np.testing.assert_array_equal(bags["P003"][0].ravel(), expected)
@@ -166,7 +166,7 @@ def test_bags_are_mapped_and_remote_ones_fetched_once(
     assert not (tmp_path / "scratch").exists()
     monkeypatch.setattr(ArtefactStore, "local_path", lambda *_: None)
     for _ in range(2):
-        remote = StoredBags(job_of(workspace, stage), tmp_path / "scratch")
+        remote = StoredBags(job_of(workspace, stage), TILES, tmp_path / "scratch")
         np.testing.assert_array_equal(remote["P003"][0].ravel(), expected)
         monkeypatch.setattr(ArtefactStore, "read_bytes", lambda *_: pytest.fail("fetched twice"))
 

@@ -87,6 +87,27 @@ def test_everything_is_reported_at_once(attributes: dict[str, Any], tmp_path: Pa
         assert f"error: {tmp_path}/{said}" in found or f"error: {said}" in found, said
 
 
+def test_weights_of_every_encoder_are_looked_for(
+    attributes: dict[str, Any], tmp_path: Path
+) -> None:
+    """A folder as the makers of a model publish it is as good as a file."""
+    folder = tmp_path / "uni"
+    folder.mkdir()
+    attributes["imaging"] = {
+        "weights": str(folder),
+        "encoder": "uni",
+        "also": [{"name": "second", "encoder": "virchow", "weights": "hub"}],
+    }
+    attributes["hipt"] = {"tile_weights": str(tmp_path / "none.pth"), "region_weights": "random:0"}
+    assert check(attributes) == [
+        f"error: imaging.weights: no such file: {folder / 'pytorch_model.bin'} (check the path)",
+        f"error: hipt.tile_weights: no such file: {tmp_path / 'none.pth'} (check the path)",
+    ]
+    (folder / "pytorch_model.bin").touch()
+    (tmp_path / "none.pth").touch()
+    assert check(attributes) == []
+
+
 def test_slides_of_unknown_patients(attributes: dict[str, Any], tmp_path: Path) -> None:
     for name in "tu":
         (tmp_path / "slides" / f"{name}.svs").write_bytes(b"x")

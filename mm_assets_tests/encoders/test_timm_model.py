@@ -53,5 +53,7 @@ def test_refusals():
         load_encoder(NAME, "imagenet", "cpu")
     with pytest.raises(ValueError, match="no_such_model"):
         load_encoder("timm:no_such_model", "random:0", "cpu")
-    with pytest.raises(ValueError, match=r"no encoder is named 'uni'; there are .*timm:<model>"):
-        load_encoder("uni", "random:0", "cpu")
+    with pytest.raises(
+        ValueError, match=r"no encoder is named 'nobodys'; there are .*timm:<model>"
+    ):
+        load_encoder("nobodys", "random:0", "cpu")

@@ -1,0 +1,188 @@
+"""Published encoders that can be used by name, with what they expect and under which licence.
+
+Weights of pathology models are given out by their makers to registered users. Nothing is fetched
+unasked: a cohort names the file or folder that the user has downloaded, or says `weights: hub`, and
+they come with the user's own token (`mm_assets.encoders.hub`). Licences are notes as of writing;
+the makers' pages decide.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Colour = tuple[float, float, float]
+IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
+IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
+HALF: Colour = (0.5, 0.5, 0.5)
+HIPT, HIPT_REGIONS = "hipt", "hipt_4k"
+# In this order, for a folder that holds both.
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published network.
+
+    Attributes
+    ----------
+    dimension
+        Length of an embedding.
+    input_px
+        Edge of the pictures it was trained on.
+    mpp
+        Micrometres per pixel of them.
+    source
+        Where its makers give out the weights.
+    model, options
+        timm's name and arguments; empty for networks that are not timm's.
+    with_mean
+        Whether the embedding is the class token followed by the mean of the patches' tokens.
+    parameters
+        Millions, as published.
+    """
+
+    dimension: int
+    input_px: int
+    mpp: float
+    licence: str
+    source: str
+    parameters: float
+    model: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    with_mean: bool = False
+    mean: Colour = IMAGENET_MEAN
+    std: Colour = IMAGENET_STD
+
+
+_VIRCHOW = {
+    "img_size": 224,
+    "init_values": 1e-5,
+    "mlp_ratio": 5.3375,
+    "mlp_layer": "SwiGLUPacked",
+    "act_layer": "silu",
+    "global_pool": "",
+}
+
+FOUNDATION: Mapping[str, Published] = {
+    "uni": Published(
+        1024,
+        224,
+        0.5,
+        "CC BY-NC-ND 4.0",
+        "huggingface.co/MahmoodLab/UNI",
+        303,
+        "vit_large_patch16_224",
+        {"img_size": 224, "init_values": 1e-5},
+    ),
+    "virchow": Published(
+        2560,
+        224,
+        0.5,
+        "Apache 2.0",
+        "huggingface.co/paige-ai/Virchow",
+        632,
+        "vit_huge_patch14_224",
+        _VIRCHOW,
+        with_mean=True,
+    ),
+    "virchow2": Published(
+        2560,
+        224,
+        0.5,
+        "CC BY-NC-ND 4.0",
+        "huggingface.co/paige-ai/Virchow2",
+        632,
+        "vit_huge_patch14_224",
+        {**_VIRCHOW, "reg_tokens": 4},
+        with_mean=True,
+    ),
+    "gigapath": Published(
+        1536,
+        224,
+        0.5,
+        "Apache 2.0; for research, by its makers' statement",
+        "huggingface.co/prov-gigapath/prov-gigapath",
+        1135,
+        "vit_giant_patch14_dinov2",
+        {"img_size": 224, "patch_size": 16, "init_values": 1e-5},
+    ),
+    "h_optimus_0": Published(
+        1536,
+        224,
+        0.5,
+        "Apache 2.0",
+        "huggingface.co/bioptimus/H-optimus-0",
+        1135,
+        "vit_giant_patch14_reg4_dinov2",
+        {"img_size": 224, "init_values": 1e-5},
+        mean=(0.707223, 0.578729, 0.703617),
+        std=(0.211883, 0.230117, 0.177517),
+    ),
+}
+
+_HIPT_LICENCE = "restricted: read the licence beside the checkpoints"
+ENCODERS: Mapping[str, Published] = {
+    "resnet50": Published(1024, 224, 0.5, "BSD 3-Clause", "torchvision", 8.5),
+    "resnet50_2048": Published(2048, 224, 0.5, "BSD 3-Clause", "torchvision", 23.5),
+    HIPT: Published(
+        384, 256, 0.5, _HIPT_LICENCE, "github.com/mahmoodlab/HIPT", 21.7, mean=HALF, std=HALF
+    ),
+    HIPT_REGIONS: Published(192, 4096, 0.5, _HIPT_LICENCE, "github.com/mahmoodlab/HIPT", 2.8),
+    **FOUNDATION,
+}
+
+
+def list_encoders(folder: Path) -> list[dict[str, Any]]:
+    """Every encoder, whether its weights are here, and what to do if not.
+
+    Parameters
+    ----------
+    folder
+        Where weights are looked for, under the name of the encoder: a file of any extension, or a
+        folder as its makers publish it.
+    """
+    from mm_assets.encoders.weights import imagenet_path
+
+    rows = []
+    for name, published in ENCODERS.items():
+        fetched = published.source == "torchvision"
+        found = _existing(imagenet_path("resnet50")) if fetched else stored_weights(folder, name)
+        if found:
+            todo = "" if fetched else f"weights: {found}"
+        elif fetched:
+            todo = f"fetched when first used; without internet, place {imagenet_path('resnet50')}"
+        else:
+            ways = "say `weights: hub` or put" if name in FOUNDATION else "put"
+            licence = f"accept the licence at {published.source}"
+            todo = f"{licence}, {ways} the weights at {folder / name}"
+        rows.append(
+            {
+                "encoder": name,
+                "dimension": published.dimension,
+                "input_px": published.input_px,
+                "mpp": published.mpp,
+                "licence": published.licence,
+                "weights": "here" if found else "missing",
+                "todo": todo,
+            }
+        )
+    return rows
+
+
+def stored_weights(folder: Path, name: str) -> Path | None:
+    """Weights of an encoder in a folder of weights: a file of any extension, or a folder."""
+    candidates = [folder / name, *sorted(folder.glob(f"{name}.*"))]
+    return next((path for path in candidates if _existing(weights_file(path))), None)
+
+
+def weights_file(path: Path) -> Path:
+    """The path itself, or the file of weights in a folder as the makers of a model publish it."""
+    if not path.is_dir():
+        return path
+    files = [path / name for name in WEIGHTS_FILES]
+    return next((file for file in files if file.is_file()), files[-1])
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None
