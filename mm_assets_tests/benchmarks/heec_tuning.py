@@ -6,8 +6,8 @@ kept in DIR, where a run that was cut short goes on. Differences are paired as i
 
 Measured, survival, omics and clinical, 20 trials (1 to 6 minutes a fold on a loaded core): BRCA
 .669 (.615 to .723) by default, .655 tuned, difference -.014 (-.041 to .010); COADREAD .671 (.607 to
-.736), .659, -.012 (-.036 to .013). What the best trial gains on the inner folds does not come back
-on the test folds: settings are chosen by chance, so that tuning is off by default.
+.736), .659, -.012 (-.036 to .013). What the best trial gains on the inner folds does not show on
+the test folds, so that tuning is off by default.
 """
 
 import argparse
