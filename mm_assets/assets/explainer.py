@@ -66,7 +66,7 @@ class PatientExplainer:
             raise ValueError(f"cohort {self._workspace.config.cohort} has no patient {patient!r}")
         frame = self._frame(patient, patient_matrix(by_slide, manifest) if by_slide else None)
         found = explain_heec(self._model, frame)
-        covariates = self._model.preprocessor.covariates
+        covariates = self._model.covariates
         items = rank_features(
             found.table.iloc[0],
             feature_values(self._model, frame).iloc[0],

@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 
 from mm_assets.models.calibration import QuantileMap
-from mm_assets.models.clinical import CovariateEncoder
 from mm_assets.models.features import Matrix
 from mm_assets.models.heec import HeecModel
 from mm_assets.models.losses import Floats
@@ -86,16 +85,11 @@ def explain_heec(model: HeecModel, frame: pd.DataFrame) -> Contributions:
 def feature_values(model: HeecModel, frame: pd.DataFrame) -> pd.DataFrame:
     """Values of the model's features as measured, before winsorising; covariates as encoded."""
     parts = [frame[table["feature"].tolist()] for table in model.preprocessor.filtered]
-    covariates = _encoder(model)
+    covariates = model.covariates
     if covariates:
         encoded = covariates.encode(frame)
         parts.append(pd.DataFrame(encoded, index=frame.index, columns=covariates.names()))
     return pd.concat([pd.DataFrame(index=frame.index), *parts], axis=1)
-
-
-def _encoder(model: HeecModel) -> CovariateEncoder | None:
-    """What encodes the covariates, of the trees or of the offset."""
-    return model.offset.model.encoder if model.offset else model.preprocessor.covariates
 
 
 def _of_class(model: HeecModel, frame: pd.DataFrame) -> Contributions:

@@ -23,7 +23,7 @@ import pandas as pd
 from mm_assets.cohort.clinical import Endpoint
 from mm_assets.models.boosting import Boosters, Chosen, one_thread, predict_text
 from mm_assets.models.calibration import QuantileMap, SurvivalCurve, cox_slope, probability_columns
-from mm_assets.models.clinical import MIN_EVENTS, ClinicalModel
+from mm_assets.models.clinical import MIN_EVENTS, ClinicalModel, CovariateEncoder
 from mm_assets.models.features import ClinicalUse, FeatureBlocks, Preprocessor
 from mm_assets.models.heec_parameters import HeecParameters
 from mm_assets.models.inner import InnerData, held_out_clinical, inner_folds
@@ -84,6 +84,11 @@ class HeecModel:
     def feature_names(self) -> list[str]:
         """Columns that `predict` reads."""
         return self.preprocessor.inputs + (self.offset.model.feature_names if self.offset else [])
+
+    @property
+    def covariates(self) -> CovariateEncoder | None:
+        """What encodes the covariates, of the trees or of the offset."""
+        return self.offset.model.encoder if self.offset else self.preprocessor.covariates
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Predict patients.

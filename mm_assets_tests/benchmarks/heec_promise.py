@@ -10,6 +10,17 @@ Differences are paired: mean over the same test folds, 95 % intervals over the s
 patient-level resamples inside test folds, fitted models held fixed. Cohorts of several seeds are
 averaged draw by draw. The full model is compared with every single modality, because the best of
 them is known only from the same test patients: an interval against that one alone would flatter it.
+
+Measured on four demo cohorts of 119 patients (seeds 0 to 3, random encoder weights), full model
+minus imaging, omics and clinical alone:
+
+- subtype, AUC: .827; +.122 (.079 to .171), +.115 (.051 to .181), +.212 (.134 to .285). Without
+  expression .748; +.044 (.012 to .076), +.177 (.094 to .264), +.133 (.050 to .211).
+- survival, C-index: .722; +.069 (.028 to .114), +.076 (.029 to .123), +.143 (.099 to .186). Without
+  expression .673; +.020 (-.016 to .058), +.125 (.071 to .179), +.094 (.047 to .140).
+- While classes read covariates as features, subtype minus omics was +.060 (-.018 to .139) on seeds
+  0 to 2; the offset was chosen on those. On seed 3, not looked at before, it gives +.190 (.073 to
+  .304).
 """
 
 import argparse

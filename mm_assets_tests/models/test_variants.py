@@ -174,6 +174,9 @@ def test_the_vote_on_classes_is_an_offset(cohort: Simulated) -> None:
     assert vote.boosters == offset.boosters != feature.boosters
     assert vote.offset is not None
     assert feature.offset is None
+    assert vote.covariates is not None
+    assert feature.covariates is not None
+    assert vote.covariates.names() == feature.covariates.names()
 
 
 def test_a_feature_has_no_vote(cohort: Simulated) -> None:
