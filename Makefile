@@ -19,7 +19,7 @@ ui: $(READY)
 
 test: $(READY)
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -m "not stress" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not stress" -n 2 --dist loadfile --no-loadscope-reorder
 
 stress: $(READY)
 	$(BIN)/python -m pytest -m stress

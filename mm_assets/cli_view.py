@@ -3,6 +3,7 @@
 import webbrowser
 from collections.abc import Iterable
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,7 +39,8 @@ def view(
     page = f"http://{HOST}:{port}"
     out.print(f"Viewer: {page}")
     if browser:
-        webbrowser.open(page)
+        # Once it listens.
+        Timer(1.0, webbrowser.open, [page]).start()
     uvicorn.run(viewer_app(shown, said), host=HOST, port=port, log_level="warning")
 
 

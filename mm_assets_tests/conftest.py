@@ -15,6 +15,21 @@ from mm_assets_tests.daemon import free_port
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+# Servers go first: started from a worker behind hundreds of other tests, Dagster's web server
+# sometimes ran but never listened, for reasons not found. Then the longest, so that no worker is
+# left with one at the end.
+FIRST = (
+    *("test_servers.py", "test_browser.py", "test_automation.py", "test_end_to_end.py"),
+    *("test_backfill.py", "test_nuclei.py", "test_hipt.py", "test_real_data.py", "test_kill.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of `FIRST` before all others, in that order."""
+    places = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(FIRST)))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real slides and tables beside the repository; tests that need them skip without."""

@@ -172,12 +172,20 @@ def open_taken_in(workspace: Workspace, slide: "Receipt", row: ManifestRow) -> "
     ----------
     slide
         Receipt of its `slide` asset.
+
+    Raises
+    ------
+    SlideError
+        When the cohort wants copies and the slide, taken in before it did, has none.
     """
     from mm_assets.cohort.cache import local_slide
     from mm_assets.wsi.slide import open_slide
 
-    path = row.path
-    for extension in set(slide.outputs) - {"json"}:
+    path, copies = row.path, set(slide.outputs) - {"json"}
+    slides = workspace.config.slides
+    if slides is not None and slides.deidentify == "copy" and not copies:
+        raise SlideError(f"{slide.name} has no de-identified copy yet: run `mm materialize`")
+    for extension in copies:
         ref = ArtefactRef(workspace.config.cohort, "slide", slide.name, extension)
         path = workspace.store.address(ref)
     with local_slide(path, slide_cache()) as local, open_slide(local, row.mpp) as slide_file:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -21,7 +22,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mm_assets.resources.store import StoreError
 from mm_assets.viewer.catalogue import Catalogue, NotThere
 from mm_assets.viewer.deepzoom import TILE_PX, DeepZoom
 from mm_assets.viewer.open_slides import OpenSlides
@@ -32,12 +35,19 @@ STATIC = Path(__file__).parent / "static"
 HOSTS = ["127.0.0.1", "localhost"]
 MOST_TILES = 2048
 MOST_BYTES = 16_384
-_POLICY = "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'"
-_SAFE = {
+# No other site may frame the pages, read the slides or send opinions.
+_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    "frame-ancestors 'none'"
+)
+_HEADERS = {
     "content-security-policy": _POLICY,
-    "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
 }
+_DIGITS = 9
 
 
 def viewer_app(cohorts: Mapping[str, Catalogue], opinions: Mapping[str, Opinions]) -> Starlette:
@@ -47,27 +57,46 @@ def viewer_app(cohorts: Mapping[str, Catalogue], opinions: Mapping[str, Opinions
     data = "/api/{cohort}"
     routes = [
         Route("/", partial(_page, "cohort.html")),
-        Route(page, partial(_page, "slide.html")),
         Route("/api/cohorts", viewer.answer(viewer.cohorts)),
         Route(f"{data}/slides", viewer.answer(viewer.slides)),
         Route(f"{data}/slides/{{slide}}", viewer.answer(viewer.slide)),
         Route(f"{data}/slides/{{slide}}/evidence/{{asset}}", viewer.answer(viewer.evidence)),
-        Route(f"{data}/slides/{{slide}}/tiles/{{level:int}}/{{tile}}", viewer.tile),
+        Route(f"{data}/slides/{{slide}}/tiles/{{level}}/{{tile}}", viewer.tile),
         Route(f"{data}/opinions", viewer.answer(viewer.list_opinions)),
         Route(f"{data}/opinions", viewer.add_opinion, methods=["POST"]),
+        Route(page, partial(_page, "slide.html")),
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)],
+        middleware=[
+            Middleware(_WithHeaders),
+            Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS),
+        ],
         lifespan=viewer.lifespan,
         exception_handlers={
             NotThere: partial(_refuse, 404),
             SlideError: partial(_refuse, 422),
+            StoreError: partial(_refuse, 422),
             HTTPException: _refuse_http,
         },
     )
     app.mount("/static", StaticFiles(directory=STATIC))
     return app
+
+
+class _WithHeaders:
+    """Adds `_HEADERS` to every answer, also those of static files and refusals."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
 
 
 class _Viewer:
@@ -85,13 +114,13 @@ class _Viewer:
         """An endpoint that answers with JSON; what it does may take time."""
 
         async def endpoint(request: Request) -> Response:
-            return JSONResponse(await run_in_threadpool(find, request), headers=_SAFE)
+            return JSONResponse(await run_in_threadpool(find, request))
 
         return endpoint
 
     def cohorts(self, request: Request) -> Any:
         cohorts = [{"cohort": c.cohort, "shows": c.shows} for c in self._cohorts.values()]
-        return {"cohorts": cohorts, "user": getpass.getuser()}
+        return {"cohorts": cohorts, "user": _user()}
 
     def slides(self, request: Request) -> Any:
         return self._cohort(request).slides()
@@ -126,16 +155,16 @@ class _Viewer:
         parameters = request.path_params
         place, _, extension = parameters["tile"].partition(".")
         column, _, row = place.partition("_")
-        if not (column.isdecimal() and row.isdecimal() and extension == "jpg"):
-            raise HTTPException(404, "tiles are named <column>_<row>.jpg")
+        numbers = (parameters["level"], column, row)
+        if extension != "jpg" or not all(n.isdecimal() and len(n) <= _DIGITS for n in numbers):
+            raise HTTPException(404, "tiles are named <level>/<column>_<row>.jpg")
         cohort = self._cohort(request).cohort
         slide = (cohort, parameters["slide"], request.query_params.get("v", ""))
-        at = (parameters["level"], int(column), int(row))
         try:
-            data = await run_in_threadpool(self._tile, slide, at)
+            data = await run_in_threadpool(self._tile, slide, tuple(map(int, numbers)))
         except KeyError as error:
             raise HTTPException(404, f"no such tile: {error.args[0]}") from None
-        headers = _SAFE | {"cache-control": "private, max-age=86400"}
+        headers = {"cache-control": "private, max-age=86400"}
         return Response(data, media_type="image/jpeg", headers=headers)
 
     async def add_opinion(self, request: Request) -> Response:
@@ -151,9 +180,11 @@ class _Viewer:
         except ValidationError as error:
             reasons = "; ".join(f"{e['loc'][-1:]}: {e['msg']}" for e in error.errors())
             raise HTTPException(422, reasons) from None
-        await run_in_threadpool(cohort.evidence, statement.slide_id, statement.asset)
+        document = await run_in_threadpool(cohort.evidence, statement.slide_id, statement.asset)
+        if not statement.is_about(document):
+            raise HTTPException(422, "the evidence on this slide has changed: load the page again")
         opinion = await run_in_threadpool(self._opinions[cohort.cohort].add, statement)
-        return JSONResponse(opinion.model_dump(), 201, headers=_SAFE)
+        return JSONResponse(opinion.model_dump(), 201)
 
     def _cohort(self, request: Request) -> Catalogue:
         name = request.path_params["cohort"]
@@ -161,9 +192,17 @@ class _Viewer:
             raise NotThere(f"no cohort is named {name!r}; there are {', '.join(self._cohorts)}")
         return self._cohorts[name]
 
-    def _draw(self, slide: tuple[str, ...], at: tuple[int, int, int]) -> bytes:
+    def _draw(self, slide: tuple[str, ...], at: tuple[int, ...]) -> bytes:
         with self._open.use(slide) as opened:
             return opened.tile(*at)
+
+
+def _user() -> str:
+    """The name of whoever runs the viewer; containers may have users without one."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 async def _body(request: Request) -> bytes:
@@ -176,13 +215,13 @@ async def _body(request: Request) -> bytes:
 
 
 async def _page(name: str, request: Request) -> Response:
-    return FileResponse(STATIC / name, headers=_SAFE)
+    return FileResponse(STATIC / name)
 
 
 async def _refuse(status: int, request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, status, headers=_SAFE)
+    return JSONResponse({"error": str(error)}, status)
 
 
 async def _refuse_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, headers=_SAFE)
+    return JSONResponse({"error": error.detail}, error.status_code)

@@ -9,7 +9,7 @@ from mm_assets.assets.evidence import evidence_name
 from mm_assets.assets.graph import cohort_stages
 from mm_assets.assets.overview import slide_states
 from mm_assets.assets.slides import manifest_rows, open_taken_in
-from mm_assets.assets.stage import Workspace
+from mm_assets.assets.stage import SlideStage, Workspace
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.explain.document import EvidenceDocument
 from mm_assets.resources.receipts import Receipt
@@ -63,12 +63,20 @@ class Catalogue:
             raise NotThere(f"{self.cohort} has no evidence {asset!r}, but {', '.join(self.shows)}")
         receipt = self._space.receipts.read(self.cohort, asset, slide)
         if receipt is None or receipt.state != "done":
-            reason = f": {receipt.reason}" if receipt and receipt.reason else ""
-            raise NotThere(
-                f"{asset} of {slide} has not been made{reason}. Run `mm materialize {self.cohort}`"
-            )
+            reason = self._stopped_by(slide) or f"run `mm materialize {self.cohort}`"
+            raise NotThere(f"{asset} of {slide} has not been made: {reason}")
         ref = ArtefactRef(self.cohort, asset, slide, "json")
-        return EvidenceDocument.from_json(self._space.store.read_bytes(ref))
+        try:
+            return EvidenceDocument.from_json(self._space.store.read_bytes(ref))
+        except ValueError as error:
+            raise NotThere(f"{asset} of {slide} is damaged: make it anew") from error
+
+    def _stopped_by(self, slide: str) -> str:
+        """Why a slide did not get further, if it was refused or failed."""
+        stages = (s for s in cohort_stages(self._space.config) if isinstance(s, SlideStage))
+        assets = (asset for stage in stages for asset in stage.outputs)
+        found = (self._space.receipts.read(self.cohort, asset, slide) for asset in assets)
+        return next((r.reason for r in found if r and r.state == "failed"), "")
 
     def version(self, slide: str) -> str:
         """Digest of the slide as it was taken in.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mm_assets.explain.document import EvidenceDocument, Model
 from mm_assets.resources.store import ArtefactRef, ArtefactStore
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ class Statement(BaseModel):
         if self.verdict == "none" and not self.comment:
             raise ValueError("neither a verdict nor a comment")
         return self
+
+    def is_about(self, document: EvidenceDocument) -> bool:
+        """Whether the evidence has the subject, and is that of the model."""
+        features = {item.feature for item in document.items}
+        places = {f"{at.level}:{at.x}:{at.y}" for at in document.on_slide(self.slide_id)}
+        model = Model(name=self.model, version=self.model_version)
+        return model == document.model and self.subject in features | places
 
 
 class Opinion(Statement):

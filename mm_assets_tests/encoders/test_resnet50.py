@@ -158,7 +158,7 @@ def test_unusable_weights_say_what_is_expected(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     assert "holds a list, not a state dict" in refused(str(tmp_path / "list.pth"))
     state = resnet50(weights=None).state_dict()
-    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "prefix.pth")
+    torch.save({f"encoder.{key}": value for key, value in state.items()}, tmp_path / "prefix.pth")
     assert "318 of 320 tensors" in refused(str(tmp_path / "prefix.pth"))
     state["conv1.weight"] = torch.zeros(64, 3, 3, 3)
     torch.save(state, tmp_path / "shape.pth")

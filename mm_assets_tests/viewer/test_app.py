@@ -58,7 +58,8 @@ def test_what_is_not_there_is_said(port: int) -> None:
         f"{TILE}/12/0_0.png",
         f"{TILE}/12/0.jpg",
         f"{TILE}/12/%C2%B2_0.jpg",
-        f"{TILE}/12/99999999999999999999999_0.jpg",
+        f"{TILE}/12/{5000 * '9'}_0.jpg",
+        f"{TILE}/{5000 * '9'}/0_0.jpg",
         "/api/tiny/slides/..%2f..%2f..%2fetc%2fpasswd",
         "/api/tiny/slides/..%2fP000-S1/tiles/12/0_0.jpg",
         "/api/tiny/slides/%2fetc%2fpasswd/tiles/0/0_0.jpg",
@@ -113,6 +114,8 @@ def test_opinions_are_recorded_and_exported(
         (413, b"x" * (MOST_BYTES + 1), {"content_type": "application/json"}),
         (422, FACTS | {"verdict": "none"}, {}),
         (422, b"{", {"content_type": "application/json"}),
+        (422, FACTS | {"subject": "no:such:feature"}, {}),
+        (422, FACTS | {"model_version": 99}, {}),
         (404, FACTS | {"slide_id": "nothing"}, {}),
         (404, FACTS | {"asset": "evidence_survival"}, {}),
     ],
@@ -129,6 +132,15 @@ def test_opinions_that_are_refused(
 def test_nothing_can_be_changed(port: int, method: str) -> None:
     for path in ("/api/tiny/opinions", f"/api/tiny/slides/{SLIDE}", f"{TILE}/12/0_0.jpg"):
         assert ask(port, path, method=method)[0] == 405
+
+
+def test_no_other_site_can_frame_or_read_anything(port: int) -> None:
+    for path in ("/", "/static/viewer.css", "/api/cohorts", f"{TILE}/12/0_0.jpg", "/nothing"):
+        headers = ask(port, path)[2]
+        assert "frame-ancestors 'none'" in headers["content-security-policy"], path
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert headers["x-content-type-options"] == "nosniff"
 
 
 def test_other_names_for_this_machine_are_refused(port: int) -> None:

@@ -9,9 +9,11 @@ const CONTEXT = 3; // Fields of view are this much wider than the place flown to
 let viewer;
 let evidence;
 let opinions = [];
+let chosen = "";
 
+const keyOf = (at) => `${at.level}:${at.x}:${at.y}`;
 const sign = (value) => (value >= 0 ? "for" : "against");
-const subjectOf = (part) => part.feature ?? `${part.level}:${part.x}:${part.y}`;
+const subjectOf = (part) => part.feature ?? keyOf(part);
 const tell = (text) => { page.message.textContent = text; };
 
 function openSlide(facts) {
@@ -46,11 +48,13 @@ function flyTo(at) {
     around.x - (around.width * (CONTEXT - 1)) / 2, around.y - (around.height * (CONTEXT - 1)) / 2,
     around.width * CONTEXT, around.height * CONTEXT);
   viewer.viewport.fitBounds(wide);
+  chosen = keyOf(at);
+  drawPlaces();
   select(at);
 }
 
 function select(at) {
-  const key = `${at.level}:${at.x}:${at.y}`;
+  const key = keyOf(at);
   for (const node of document.querySelectorAll("[data-place]")) {
     node.classList.toggle("chosen", node.dataset.place === key);
   }
@@ -58,10 +62,11 @@ function select(at) {
 
 function drawPlaces() {
   viewer.clearOverlays();
-  const here = evidence.instances.filter((each) => each.slide_id === slide).slice(0, page.most.value);
+  const here = evidence.instances.filter((each) => each.slide_id === slide)
+    .filter((each, place) => place < page.most.value || keyOf(each) === chosen);
   // The strongest last, so that they lie on top.
   for (const each of here.reverse()) {
-    const key = `${each.level}:${each.x}:${each.y}`;
+    const key = keyOf(each);
     const words = `${each.rank}: ${each.level}, ${each.score.toFixed(4)} ${sign(each.score)} ${evidence.towards}`;
     const box = element("div", {
       class: `place ${sign(each.score)}`, "data-place": key, title: words,
@@ -73,7 +78,7 @@ function drawPlaces() {
 
 function choosePlace(at) {
   select(at);
-  document.querySelector(`aside [data-place="${at.level}:${at.x}:${at.y}"]`)?.scrollIntoView({ block: "center" });
+  document.querySelector(`aside [data-place="${keyOf(at)}"]`)?.scrollIntoView({ block: "center" });
 }
 
 async function say(part, verdict, comment) {
@@ -129,7 +134,7 @@ function featureRow(part, largest) {
   }
   let value = "";
   if ("value" in part) value = part.value === null ? "missing" : `value ${Number(part.value.toPrecision(4))}`;
-  return element("li", { value: part.rank, "data-place": placed ? `${part.level}:${part.x}:${part.y}` : undefined },
+  return element("li", { value: part.rank, "data-place": placed ? keyOf(part) : undefined },
     name, element("span", { class: "value" }, value),
     element("span", { class: "amount" }, `${amount >= 0 ? "+" : ""}${amount.toFixed(4)}`),
     bar(amount, largest), opinionRow(part));
