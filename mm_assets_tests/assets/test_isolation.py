@@ -107,7 +107,7 @@ def test_no_orphan_is_left(tmp_path: Path, end: signal.Signals) -> None:
         time.sleep(0.05)
         family = psutil.Process(parent.pid).children(recursive=True)
     os.kill(parent.pid, end)
-    parent.wait(10)
+    parent.wait(30)
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
 
