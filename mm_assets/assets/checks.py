@@ -48,6 +48,14 @@ def omics_checks(
     )
 
 
+def all_scored(refused: "pd.Series") -> Check:
+    """The model could read what there is of every patient; `refused` is patient -> why not."""
+    lines = [f"- {patient}: {reason}" for patient, reason in refused.items()]
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = [f"- and {len(lines) - SHOWN} more, in the table"]
+    return Check("all_scored", passed=refused.empty, note="\n".join(lines))
+
+
 def splits_checks(
     splits: "pd.DataFrame",
     clinical: "pd.DataFrame",

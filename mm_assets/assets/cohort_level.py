@@ -41,7 +41,7 @@ def upstream_receipts(stage: CohortStage, workspace: Workspace) -> dict[str, dic
 
 
 def cohort_provenance(
-    stage: CohortStage, config: CohortConfig, upstream: Mapping[str, Mapping[str, Receipt]]
+    stage: CohortStage, workspace: Workspace, upstream: Mapping[str, Mapping[str, Receipt]]
 ) -> Provenance:
     """Inputs of the stage by digest: the manifest of slides of each per-slide asset included."""
     inputs = {
@@ -49,14 +49,14 @@ def cohort_provenance(
         for asset, receipts in upstream.items()
     }
     if stage.sources:
-        inputs["source"] = dict(stage.sources(config))
+        inputs["source"] = dict(stage.sources(workspace))
     return Provenance(stage.name, COHORT, stage.code_version, dict(stage.parameters), inputs)
 
 
 def is_current(stage: CohortStage, workspace: Workspace) -> bool:
     """Whether a valid receipt says that there is nothing to do."""
     upstream = upstream_receipts(stage, workspace)
-    fingerprint = cohort_provenance(stage, workspace.config, upstream).fingerprint()
+    fingerprint = cohort_provenance(stage, workspace, upstream).fingerprint()
     cohort = workspace.config.cohort
     return workspace.receipts.valid(cohort, stage.name, COHORT, fingerprint) is not None
 
@@ -79,7 +79,7 @@ def run_cohort_stage(
             f"{stage.name} reads {', '.join(absent)}: materialize that first",
             allow_retries=False,
         )
-    provenance = cohort_provenance(stage, config, upstream)
+    provenance = cohort_provenance(stage, workspace, upstream)
     valid = receipts.valid(config.cohort, stage.name, COHORT, provenance.fingerprint())
     if valid:
         return valid, None

@@ -131,7 +131,7 @@ def _train_heec(job: Job, task: Task) -> Produced:
     config = job.workspace.config
     clinical = read_table(job, CLINICAL)
     endpoint = make_endpoint(clinical, task)
-    blocks = _feature_blocks(job, task, clinical)
+    blocks = feature_blocks(job, task, clinical)
     filtered = read_table(job, filtered_omics_name(task)) if config.omics else None
     sites = clinical["site"] if config.evaluation.preserve_sites and "site" in clinical else None
     name = heec_name(task)
@@ -188,7 +188,7 @@ def _variants(config: CohortConfig, blocks: "FeatureBlocks", task: Task) -> "lis
     return variants + compared_variants(compare, blocks, task.kind, selects(config))
 
 
-def _feature_blocks(job: Job, task: Task, clinical: "pd.DataFrame") -> "FeatureBlocks":
+def feature_blocks(job: Job, task: Task, clinical: "pd.DataFrame") -> "FeatureBlocks":
     from mm_assets.models.features import FeatureBlocks
     from mm_assets.omics.filters import ALL_PATIENTS
 

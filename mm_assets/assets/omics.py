@@ -58,7 +58,7 @@ def table_stages(config: CohortConfig) -> list[CohortStage]:
                 **config.clinical.model_dump(exclude={"table"}),
                 "endpoints": [list(endpoint_columns(task)) for task in config.tasks],
             },
-            sources=lambda c: source_digests(c.clinical.table),
+            sources=lambda w: source_digests(w.config.clinical.table),
             run=_clinical,
             checks=("patients_unique", "remarks"),
         )
@@ -74,7 +74,7 @@ def table_stages(config: CohortConfig) -> list[CohortStage]:
                 kinds=frozenset({"pandas"}),
                 compute=Compute(cpu=1, memory_gib=8),
                 parameters=config.omics.model_dump(exclude={"path"}),
-                sources=lambda c: source_digests(c.omics.path if c.omics else None),
+                sources=lambda w: source_digests(w.config.omics.path if w.config.omics else None),
                 run=_omics,
                 checks=("overlap", "remarks"),
             )
@@ -94,7 +94,7 @@ def task_table_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
             description="Patient-level folds: given ones, or stratified and site-preserving.",
             kinds=frozenset({"pandas"}),
             parameters={"task": task.model_dump(), "evaluation": evaluation},
-            sources=lambda c: source_digests(c.evaluation.splits),
+            sources=lambda w: source_digests(w.config.evaluation.splits),
             run=lambda job: _splits(job, task),
             checks=("patients_apart", "sites_apart", "fold_sizes", "remarks"),
         )

@@ -14,6 +14,7 @@ from mm_assets.assets.models import heec_name, weights_stamp, without_genes_labe
 from mm_assets.assets.omics import CLINICAL, read_table, source_digests, splits_name
 from mm_assets.assets.partitions import is_quarantine
 from mm_assets.assets.progress import Progress
+from mm_assets.assets.promotion import out_of_fold_file, settle
 from mm_assets.assets.slides import manifest_rows, markdown_image
 from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.assets.tiles import TILES
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mm_assets.evaluation.report import FlowStep, TaskReport
 
 REPORT = "cohort_report"
+DECISIONS = "decisions"
 
 
 def evaluation_name(task: str) -> str:
@@ -64,8 +66,9 @@ def evaluation_stage(config: CohortConfig, task: Task, models: list[str]) -> Coh
             "task": task.model_dump(),
             "bootstrap": config.evaluation.bootstrap,
             "seed": config.evaluation.seed,
+            "promotion_margin": config.evaluation.promotion_margin,
         },
-        sources=lambda c: source_digests(c.evaluation.attainable),
+        sources=lambda w: source_digests(w.config.evaluation.attainable),
         run=lambda job: _evaluate(job, task, models),
         checks=("better_than_chance", "calibration"),
     )
@@ -98,6 +101,10 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
         )
         for table, frame in evaluation.tables().items()
     }
+    decisions = settle(job, task, models, endpoint, main_metric(task))
+    outputs[f"{DECISIONS}.parquet"] = job.workspace.store.write_table(
+        _table_ref(config.cohort, task.name, DECISIONS), decisions, job.provenance[name]
+    )
     report = _task_report(job, task, models, evaluation, endpoint)
     html = render_task_report(report).encode()
     outputs["html"] = job.workspace.store.write_bytes(
@@ -125,7 +132,8 @@ def _attach(job: Job, task: Task, receipt: Receipt, evaluation: "Evaluation", ht
     metrics = evaluation.metrics[evaluation.metrics["model"].isin(family)]
     per_fold = evaluation.per_fold[evaluation.per_fold["model"].isin(family)]
     run_id = str(receipt.metadata["mlflow_run"])
-    job.workspace.tracking.attach(run_id, model, metrics, per_fold, {"report/report.html": html})
+    files = {"report/report.html": html, **out_of_fold_file(job, receipt.asset)}
+    job.workspace.tracking.attach(run_id, model, metrics, per_fold, files)
 
 
 def _task_report(
@@ -152,7 +160,7 @@ def _task_report(
         descriptions=_descriptions(task),
         attainable=_attainable(config, task),
         weights=weights_stamp(job) or None if config.slides else None,
-        registered=_registered(job, models),
+        registered=_registered(job, task, models),
         provenance={
             "splits": job.upstream[splits_name(task)][COHORT].digest,
             "clinical table": job.upstream[CLINICAL][COHORT].digest,
@@ -211,9 +219,13 @@ def _attainable(config: CohortConfig, task: Task) -> dict[str, float]:
     return {best["metric"]: float(best["value"])} if best else {}
 
 
-def _registered(job: Job, models: list[str]) -> "pd.DataFrame":
+def _registered(job: Job, task: Task, models: list[str]) -> "pd.DataFrame":
     import pandas as pd
 
+    decisions = job.workspace.store.read_table(
+        _table_ref(job.workspace.config.cohort, task.name, DECISIONS)
+    )
+    outcomes = decisions.set_index("model")["outcome"]
     rows = []
     for model in models:
         facts = job.upstream[model][COHORT].metadata
@@ -223,9 +235,10 @@ def _registered(job: Job, models: list[str]) -> "pd.DataFrame":
                 "version": facts["version"],
                 "alias": _aliases(job, facts),
                 "url": facts["mlflow_url"],
+                "outcome": outcomes[str(facts["registered_model"])],
             }
         )
-    return pd.DataFrame(rows, columns=["model", "version", "alias", "url"])
+    return pd.DataFrame(rows, columns=["model", "version", "alias", "url", "outcome"])
 
 
 def _aliases(job: Job, facts: Mapping[str, Any]) -> str:

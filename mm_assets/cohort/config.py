@@ -227,6 +227,13 @@ class EvaluationConfig(_Strict):
         description="Options of HEEC that the report compares, beside each modality alone: levels "
         "one by one, without selection, how covariates enter, sizes of the filters.",
     )
+    promotion_margin: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="A new version of a model becomes champion when the interval of its difference "
+        "from the present one, in C-index or AUC, excludes a loss of this size.",
+    )
     attainable: str | None = Field(
         None, description="Synthetic cohorts: JSON of task -> best attainable metric."
     )

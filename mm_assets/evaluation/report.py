@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _PROBABILITY_METRICS = ("brier", "log_loss")
 _SHOWN_GROUPS = 8
-_NO_MODELS = pd.DataFrame(columns=["model", "version", "alias", "url"])
+_NO_MODELS = pd.DataFrame(columns=["model", "version", "alias", "url", "outcome"])
 _NO_SLIDES = pd.DataFrame(columns=["slide_id", "reason"])
 
 

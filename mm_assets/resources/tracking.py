@@ -168,6 +168,42 @@ class Tracking(dg.ConfigurableResource):
             for key, value in tags.items():
                 client.set_tag(run_id, key, value)
 
+    def note(self, model: RegisteredModel, facts: Mapping[str, str]) -> None:
+        """Set tags on a registered version."""
+        client = self._client()
+        with self._exclusive():
+            for key, value in facts.items():
+                client.set_model_version_tag(model.name, str(model.version), key, value)
+
+    def notes(self, model: RegisteredModel) -> dict[str, str]:
+        """Tags of a registered version."""
+        return dict(self._client().get_model_version(model.name, str(model.version)).tags)
+
+    def promote(self, model: RegisteredModel, facts: Mapping[str, str]) -> RegisteredModel:
+        """Make a version the champion; `facts` are tags that say why, set before."""
+        self.note(model, facts)
+        client = self._client()
+        with self._exclusive():
+            aliases = client.get_registered_model(model.name).aliases
+            client.set_registered_model_alias(model.name, CHAMPION, str(model.version))
+            if str(aliases.get(CHALLENGER)) == str(model.version):
+                client.delete_registered_model_alias(model.name, CHALLENGER)
+        return self.version(model.name, model.version)
+
+    def read_file(self, run_id: str, path: str) -> bytes | None:
+        """A file of a run, None where it has none of that name."""
+        from mlflow.exceptions import MlflowException
+
+        artifacts = _mlflow(self.uri).artifacts
+        with tempfile.TemporaryDirectory() as folder, _hushed():
+            try:
+                found = artifacts.download_artifacts(
+                    run_id=run_id, artifact_path=path, dst_path=folder, tracking_uri=self.uri
+                )
+            except (MlflowException, OSError):
+                return None
+            return Path(found).read_bytes()
+
     def version(self, name: str, version_or_alias: int | str = CHAMPION) -> RegisteredModel:
         """Version of a registered model by number or alias.
 

@@ -160,6 +160,7 @@ def test_whatever_comes_from_outside_is_escaped(survival):
                 "version": [1],
                 "alias": [NASTY],
                 "url": ["javascript:alert(1)"],
+                "outcome": [NASTY],
             }
         ),
         provenance={NASTY: NASTY, "run": "javascript:alert(1)"},
