@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from mm_assets.assets.checks import evaluation_checks
+from mm_assets.assets.learning_curve import learning_curve_stages
 from mm_assets.assets.models import heec_name, weights_stamp, without_genes_label
 from mm_assets.assets.omics import CLINICAL, read_table, source_digests, splits_name
 from mm_assets.assets.partitions import is_quarantine
@@ -55,9 +56,9 @@ def evaluation_stage(config: CohortConfig, task: Task, models: list[str]) -> Coh
     """`evaluation_T`."""
     return CohortStage(
         outputs=(evaluation_name(task.name),),
-        upstream=(CLINICAL, splits_name(task), *models),
+        upstream=(CLINICAL, splits_name(task), *models, *_learning_curve(config, task)),
         group="reports",
-        code_version="1",
+        code_version="2",
         description="Out-of-fold metrics with intervals, paired comparisons, ablations, subgroups.",
         kinds=frozenset({"scikit-learn"}),
         parameters={
@@ -71,6 +72,11 @@ def evaluation_stage(config: CohortConfig, task: Task, models: list[str]) -> Coh
     )
 
 
+def _learning_curve(config: CohortConfig, task: Task) -> tuple[str, ...]:
+    """Asset of the task's learning curve, where the cohort has one."""
+    return tuple(stage.name for stage in learning_curve_stages(config, task))
+
+
 def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
     import pandas as pd
 
@@ -81,6 +87,7 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
     clinical = read_table(job, CLINICAL)
     endpoint = make_endpoint(clinical, task)
     progress = Progress(f"{config.cohort}/{evaluation_name(task.name)}", 0, job.workspace.log)
+    curve = _learning_curve(config, task)
     evaluation = evaluate(
         pd.concat([read_table(job, model) for model in models], ignore_index=True),
         endpoint,
@@ -89,6 +96,7 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
         horizons=task.horizons if isinstance(task, SurvivalTask) else (),
         bootstrap=config.evaluation.bootstrap,
         seed=config.evaluation.seed,
+        learning=read_table(job, curve[0]) if curve else None,
         progress=progress.update,
     )
     name = evaluation_name(task.name)

@@ -11,6 +11,7 @@ _LABELS = {
     "auc": "ROC AUC",
     "average_precision": "Average precision",
     "brier": "Brier score",
+    "integrated_brier": "Integrated Brier score",
     "log_loss": "Log loss",
 }
 _WORDS = {
@@ -40,6 +41,11 @@ def metric_in_words(metric: str, horizons: Sequence[float]) -> str:
         return (
             "Uno C inside each test fold, censoring estimated on training patients, truncated at "
             f"{end}the end of training follow-up"
+        )
+    if metric == "integrated_brier":
+        return (
+            f"Brier score of predicted survival averaged over time from 0 to {max(horizons):g} "
+            "months or the end of the fold's follow-up, weighted likewise"
         )
     kind, horizon = metric.rsplit("_", 1)
     what = "cumulative/dynamic AUC" if kind == "auc" else "Brier score of predicted survival"
