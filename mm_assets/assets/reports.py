@@ -11,13 +11,25 @@ import dagster as dg
 
 from mm_assets.assets.checks import evaluation_checks
 from mm_assets.assets.learning_curve import learning_curve_stages
-from mm_assets.assets.models import heec_name, weights_stamp, without_genes_label
+from mm_assets.assets.models import heec_name, weights_stamp
 from mm_assets.assets.omics import CLINICAL, read_table, source_digests, splits_name
-from mm_assets.assets.partitions import is_quarantine
 from mm_assets.assets.progress import Progress
-from mm_assets.assets.slides import manifest_rows, markdown_image
+from mm_assets.assets.report_facts import (
+    follow_up,
+    patient_flow,
+    quarantined,
+    report_provenance,
+    slide_flow,
+)
+from mm_assets.assets.slides import markdown_image
 from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.assets.tiles import TILES
+from mm_assets.assets.wording import (
+    endpoint_in_words,
+    is_single_modality,
+    model_descriptions,
+    model_names,
+)
 from mm_assets.cohort.clinical import Endpoint, make_endpoint
 from mm_assets.cohort.config import CohortConfig, SurvivalTask, Task
 from mm_assets.resources.receipts import Receipt
@@ -28,7 +40,7 @@ if TYPE_CHECKING:
 
     from mm_assets.evaluation.comparison import Evaluation
     from mm_assets.evaluation.options import OptionComparison
-    from mm_assets.evaluation.report import FlowStep, TaskReport
+    from mm_assets.evaluation.report import TaskReport
 
 REPORT = "cohort_report"
 
@@ -144,28 +156,24 @@ def _task_report(
     config = job.workspace.config
     full = _judged_model(models, task)
     evaluated = tuple(dict.fromkeys(evaluation.metrics["model"]))
-    single = tuple(m for m in evaluated if m.endswith(("_imaging", "_omics"))) + tuple(
-        m for m in evaluated if m.startswith("clinical_")
-    )
     return TaskReport(
         cohort=config.cohort,
         task=task.name,
-        endpoint=_endpoint_in_words(task),
+        endpoint=endpoint_in_words(task),
         evaluation=evaluation,
         full_model=full,
-        single_models=single,
+        single_models=tuple(filter(is_single_modality, evaluated)),
         excluded=endpoint.excluded,
+        flow=tuple(patient_flow(job, evaluation, endpoint)),
+        follow_up=follow_up(endpoint),
         classes=endpoint.classes,
         options=tuple(_options(evaluated, full)),
-        descriptions=_descriptions(task),
+        names=model_names(task),
+        descriptions=model_descriptions(task),
         attainable=_attainable(config, task),
         weights=weights_stamp(job) or None if config.slides else None,
         registered=_registered(job, models),
-        provenance={
-            "splits": job.upstream[splits_name(task)][COHORT].digest,
-            "clinical table": job.upstream[CLINICAL][COHORT].digest,
-            **{f"{model} predictions": job.upstream[model][COHORT].digest for model in models},
-        },
+        provenance=report_provenance(job, task, models),
     )
 
 
@@ -180,35 +188,6 @@ def _options(evaluated: Sequence[str], full: str) -> "Iterator[OptionComparison]
         reference = group.reference if group.reference in evaluated else full
         if options:
             yield OptionComparison(group.question, reference, options)
-
-
-def _descriptions(task: Task) -> dict[str, str]:
-    """One line on every model there can be."""
-    from mm_assets.models.variants import GROUPS
-
-    options = {model: words for group in GROUPS.values() for model, words in group.described()}
-    without = {f"heec_{without_genes_label(task)}": f"without {', '.join(task.without_genes)}"}
-    return {
-        "clinical_cox": "Cox regression on clinical covariates",
-        "clinical_logistic": "logistic regression on clinical covariates",
-        "heec": "boosted trees on everything the cohort has",
-        "heec_imaging": "slides alone",
-        "heec_omics": "omics alone",
-        "heec_no_expression": "everything but gene expression",
-        "heec_omics_no_expression": "omics alone, without gene expression",
-        "porpoise_amil": "attention over the tiles of the slides",
-        "hipt": "attention over the regions of the slides, HIPT",
-        "porpoise_snn": "self-normalizing network of all omics features",
-        "porpoise_mmf": "attention over tiles and self-normalizing network, fused",
-        **options,
-        **(without if task.without_genes else {}),
-    }
-
-
-def _endpoint_in_words(task: Task) -> str:
-    if isinstance(task, SurvivalTask):
-        return f"time to the event ({task.time}, in months; {task.event or task.censored})"
-    return f"{task.column}: {' or '.join(task.classes)}"
 
 
 def _attainable(config: CohortConfig, task: Task) -> dict[str, float]:
@@ -278,7 +257,7 @@ def cohort_report_stage(config: CohortConfig, models: Mapping[str, list[str]]) -
         outputs=(REPORT,),
         upstream=(CLINICAL, *slides, *per_task),
         group="reports",
-        code_version="1",
+        code_version="2",
         description="One self-contained page for people.",
         kinds=frozenset({"html"}),
         parameters={"tasks": [task.model_dump() for task in config.tasks]},
@@ -296,8 +275,8 @@ def _cohort_report(job: Job, models: Mapping[str, list[str]]) -> Produced:
             cohort=config.cohort,
             created=f"{datetime.now(UTC):%Y-%m-%d}",
             tasks=reports,
-            flow=tuple(_flow(job, reports)),
-            quarantined=_quarantined(job),
+            flow=tuple(slide_flow(job)),
+            quarantined=quarantined(job),
             provenance={"mm_assets": version("mm-assets"), "Dagster run": job.dagster_run_id},
         )
     ).encode()
@@ -325,34 +304,3 @@ def _stored_task_report(job: Job, task: Task, models: list[str]) -> "TaskReport"
     }
     endpoint = make_endpoint(read_table(job, CLINICAL), task)
     return _task_report(job, task, models, Evaluation(**tables), endpoint)
-
-
-def _flow(job: Job, reports: tuple["TaskReport", ...]) -> Iterator["FlowStep"]:
-    from mm_assets.evaluation.report import FlowStep
-
-    config = job.workspace.config
-    yield FlowStep("patients in the clinical table", len(read_table(job, CLINICAL)))
-    if config.slides:
-        found = len(manifest_rows(config))
-        used = len(job.upstream[TILES])
-        yield FlowStep("slides found", found)
-        yield FlowStep("slides embedded", used, f"{found - used} quarantined, failed or new")
-    for report in reports:
-        patients = int(report.evaluation.metrics["patients"].max())
-        detail = f"{len(report.excluded)} left out" if len(report.excluded) else ""
-        yield FlowStep(f"patients in task {report.task}", patients, detail)
-
-
-def _quarantined(job: Job) -> "pd.DataFrame":
-    import pandas as pd
-
-    config = job.workspace.config
-    receipts = [
-        receipt
-        for asset in ("slide", "tissue", TILES)
-        if config.slides
-        for receipt in job.workspace.receipts.read_all(config.cohort, asset).values()
-        if is_quarantine(receipt)
-    ]
-    rows = {receipt.name: receipt.reason for receipt in receipts}
-    return pd.DataFrame(sorted(rows.items()), columns=["slide_id", "reason"])

@@ -133,6 +133,10 @@ def test_small_groups_are_masked(evaluation):
         assert list(groups.loc[small, ["patients", "events"]]) == ["<5", "<5"]
         assert np.isnan(groups.loc[small, ["value", "low", "high"]].astype(float)).all()
     assert groups.loc[("sex", "female"), "patients"] == "160"
+    # One masked site: its size would be 240 less the sum of the others.
+    shown = groups.loc["site"].loc[["east", "west"], ["patients", "events"]]
+    assert sorted((shown == "5 or more").all(axis=1)) == [False, True]
+    assert 0.5 < groups.loc[("site", "east"), "value"] < 1
     assert 0.5 < groups.loc[("sex", "female"), "value"] < 1
     assert {"up to 60", "over 60"} <= set(groups.loc["age"].index)
 

@@ -13,7 +13,7 @@ from mm_assets.models.heec_parameters import HeecParameters
 from mm_assets.models.learning_curve import Part, draw_part, list_parts, run_learning_curve
 from mm_assets_tests.models.simulation import make_endpoint, shuffled, simulate, split
 
-FAST = HeecParameters(inner_folds=2, boosting=BoostingParameters(min_rounds=10, max_rounds=20))
+FAST = HeecParameters(inner_folds=2, boosting=BoostingParameters(min_rounds=5, max_rounds=10))
 
 
 def test_parts_are_nested_stratified_and_leave_test_folds_alone() -> None:
@@ -60,7 +60,7 @@ def test_parts_rise_to_everybody_once() -> None:
 
 @pytest.mark.parametrize("kind", ["survival", "classification"])
 def test_patients_left_out_do_not_reach_the_models(kind: str) -> None:
-    cohort = simulate(60, seed=3)
+    cohort = simulate(40, seed=3)
     endpoint = cohort.endpoint(kind)
     splits = split(endpoint.table.index, 2)
     parts = [Part(0.4, 0), Part(1.0, 0)]
@@ -72,8 +72,8 @@ def test_patients_left_out_do_not_reach_the_models(kind: str) -> None:
     baseline = "clinical_cox" if kind == "survival" else "clinical_logistic"
     sizes = found.groupby(["model", "share"])["trained_on"].agg(["min", "max"])
     assert set(sizes.index) == {(m, s) for m in ("heec", baseline) for s in (0.4, 1.0)}
-    assert sizes.loc[("heec", 1.0)].tolist() == [30, 30]
-    assert sizes.loc[("heec", 0.4)].between(12, 13).all()
+    assert sizes.loc[("heec", 1.0)].tolist() == [20, 20]
+    assert sizes.loc[("heec", 0.4)].between(8, 9).all()
     # Features of whoever is left out and outcomes of the test fold change nothing in the small
     # part. (Outcomes of training patients decide who is drawn.)
     fold = draw_part(splits, endpoint, parts[0], 0).query("fold == 0")

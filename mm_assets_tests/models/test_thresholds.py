@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
@@ -11,6 +11,7 @@ from mm_assets.models.calibration import class_table, youden_threshold
 PATIENT = st.tuples(st.integers(0, 1), st.integers(0, 10))
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(PATIENT, min_size=1, max_size=30))
 def test_no_threshold_decides_the_training_patients_better(patients: list[tuple[int, int]]) -> None:
     label = np.array([one for one, _ in patients])
