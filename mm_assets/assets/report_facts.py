@@ -40,7 +40,8 @@ def patient_flow(job: Job, evaluation: "Evaluation", endpoint: Endpoint) -> Iter
     if config.omics:
         known.append(f"{len(usable.intersection(read_table(job, OMICS).index))} with omics")
     scored = int(evaluation.metrics["patients"].max())
-    yield FlowStep("with out-of-fold predictions", scored, ", ".join(known))
+    detail = f"of them {', '.join(known)}" if known else ""
+    yield FlowStep("with out-of-fold predictions", scored, detail)
 
 
 def follow_up(endpoint: Endpoint) -> float:

@@ -67,7 +67,7 @@ def ablation_bars(
     """What each modality gives beyond chance, with and without gene expression side by side."""
     table = ablation_table(metrics, metric, full_model, clinical_model)
     labels = list(dict.fromkeys(table["modalities"]))
-    title = f"What each modality gives to {context.name(full_model)}: {metric_label(metric)}"
+    title = f"What each modality gives: {metric_label(metric)}"
     own = metrics[(metrics["metric"] == metric) & (metrics["model"] == full_model)]
     count = counts_in_words(own, context)
     note = "bars start at chance, lines are 95 % intervals of the patient-level bootstrap"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mm_assets.evaluation import plots
-from mm_assets.evaluation.comparison import Evaluation, verdict
+from mm_assets.evaluation.comparison import Evaluation, paired_difference, verdict
 from mm_assets.evaluation.descriptions import (
     metric_in_words,
     metric_label,
@@ -303,9 +303,17 @@ def _fold_table(report: TaskReport) -> dict[str, Any]:
 
 
 def _pairs(report: TaskReport) -> list[dict[Any, Any]]:
+    """Every pair with the better model first."""
     rows = report.evaluation.differences
-    rows = rows[rows["metric"] == report.main_metric]
-    return rows.sort_values("p_adjusted", kind="stable").to_dict("records")
+    rows = rows[rows["metric"] == report.main_metric].sort_values("p_adjusted", kind="stable")
+    pairs = []
+    for row in rows.to_dict("records"):
+        if row["difference"] < 0:
+            first, second = row["model_b"], row["model_a"]
+            gap = paired_difference(rows, first, second, report.main_metric)
+            row.update(gap, model_a=first, model_b=second)
+        pairs.append(row)
+    return pairs
 
 
 def _subgroups(report: TaskReport) -> list[dict[str, Any]]:

@@ -146,7 +146,7 @@ def test_decisions_of_two_classes_are_in_the_report():
     page = Page(render_task_report(report))
     row = report.evaluation.confusion.iloc[0]
     assert "At the threshold chosen on training patients" in page.text
-    assert f"{row['true_positive']} / {row['true_negative']}" in page.text
+    assert f"{row['true_positive']} / {row['false_negative']}" in page.text
     assert f"{row['sensitivity']:.2f} {row['sensitivity_low']:.2f} to" in page.text
 
 
