@@ -55,6 +55,16 @@ def metric_in_words(metric: str, horizons: Sequence[float]) -> str:
     )
 
 
+def one_per_kind(metrics: Sequence[str]) -> list[str]:
+    """Metrics with all horizons of a kind in one, e.g. ``auc_12, 36, 60``; in their order."""
+    horizons: dict[str, list[str]] = {}
+    for metric in metrics:
+        kind, _, horizon = metric.rpartition("_")
+        known = metric in _LABELS
+        horizons.setdefault(metric if known else kind, []).extend([] if known else [horizon])
+    return [f"{kind}_{', '.join(at)}" if at else kind for kind, at in horizons.items()]
+
+
 def interval_in_words(low: float, high: float) -> str:
     """A 95 % interval for a sentence."""
     if math.isnan(low):

@@ -13,6 +13,7 @@ from mm_assets.evaluation.comparison import Evaluation, paired_difference, verdi
 from mm_assets.evaluation.descriptions import (
     metric_in_words,
     metric_label,
+    one_per_kind,
     p_in_words,
     weights_stamp,
 )
@@ -248,7 +249,9 @@ def _task_view(report: TaskReport) -> dict[str, Any]:
         "learning": _learning(report),
         "notes": list(evaluation.notes["note"]),
         "protocol": evaluation.metrics["protocol"].iloc[0],
-        "definitions": {metric_label(m): metric_in_words(m, horizons) for m in metrics},
+        "definitions": {
+            metric_label(m): metric_in_words(m, horizons) for m in one_per_kind(metrics)
+        },
     }
 
 

@@ -13,6 +13,7 @@ import pytest
 from mm_assets.evaluation import plots
 from mm_assets.evaluation.ablation import ablation_bars, ablation_table
 from mm_assets.evaluation.comparison import evaluate, paired_difference
+from mm_assets.evaluation.descriptions import metric_label, one_per_kind
 from mm_assets.evaluation.options import OptionComparison, option_rows
 from mm_assets.evaluation.report import (
     CohortReport,
@@ -145,7 +146,7 @@ def test_decisions_of_two_classes_are_in_the_report():
     report = report_of(task, "subtype")
     page = Page(render_task_report(report))
     row = report.evaluation.confusion.iloc[0]
-    assert "At the threshold chosen on training patients" in page.text
+    assert "B at the threshold chosen on training patients" in page.text
     assert f"{row['true_positive']} / {row['false_negative']}" in page.text
     assert f"{row['sensitivity']:.2f} {row['sensitivity_low']:.2f} to" in page.text
 
@@ -308,6 +309,14 @@ def test_real_weights_are_named_without_a_warning(survival):
     page = Page(render_task_report(replace(survival, weights="resnet50 imagenet")))
     assert "Encoder weights: resnet50 imagenet" in page.text
     assert "not for use" not in page.text
+
+
+def test_definitions_name_all_horizons_of_a_metric_at_once():
+    names = ["c_index", "auc_12", "brier_12", "auc_36", "brier_36", "integrated_brier"]
+    joined = one_per_kind(names)
+    assert joined == ["c_index", "auc_12, 36", "brier_12, 36", "integrated_brier"]
+    assert metric_label(joined[1]) == "AUC at 12, 36 months"
+    assert one_per_kind(["auc", "log_loss"]) == ["auc", "log_loss"]
 
 
 def test_ablations_are_found_by_name(survival):
