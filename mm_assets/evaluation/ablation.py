@@ -94,7 +94,16 @@ def ablation_bars(
         axes.vlines(centres, rows["low"], rows["high"], color=INK, linewidth=1.2)
         tops = rows[["value", "high"]].max(axis=1).clip(lower=_CHANCE)
         for centre, top, value in zip(centres, tops, rows["value"], strict=True):
-            axes.text(centre, top + 0.006, f"{value:.3f}", ha="center", va="bottom", size=8)
+            # On white, for the line of the best attainable value may run behind it.
+            axes.text(
+                centre,
+                top + 0.006,
+                f"{value:.3f}",
+                ha="center",
+                va="bottom",
+                size=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+            )
     best = context.attainable.get(metric)
     drawn = [*table["low"], *table["high"], *table["value"], _CHANCE, *([best] if best else [])]
     axes.set_ylim(np.nanmin(drawn) - 0.02, np.nanmax(drawn) + 0.09)

@@ -2,7 +2,7 @@
 
     python -m mm_assets_tests.benchmarks.resampling
 
-Made-up predictions, 5 folds; survival with three horizons and twenty-three months of survival (as
+Made-up predictions, 5 folds; survival at twenty months, three of them horizons (as
 the platform stores them), two classes with threshold. The whole of `evaluate` is timed: metrics,
 differences of every pair, subgroups, calibration, risk groups, decisions.
 """
