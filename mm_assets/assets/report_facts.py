@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mm_assets.evaluation.comparison import Evaluation
     from mm_assets.evaluation.report import FlowStep
 
+WEIGHTS = ("encoder", "weights", "weights_sha256")
 LIBRARIES = ("mm-assets", "numpy", "pandas", "scikit-learn", "lifelines", "lightgbm", "torch")
 
 
@@ -58,7 +59,7 @@ def follow_up(endpoint: Endpoint) -> float:
 def report_provenance(job: Job, task: Task, models: Sequence[str]) -> dict[str, str]:
     """What the figures were made from: versions of software, weights and data."""
     weights = {
-        f"{r.metadata['encoder']} {r.metadata['weights']} sha256:{r.metadata['weights_sha256']}"
+        " ".join(str(r.metadata[key]) for key in WEIGHTS if key in r.metadata)
         for r in _embedded(job).values()
     }
     receipts = {model: job.upstream[model][COHORT] for model in models}
