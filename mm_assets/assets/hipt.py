@@ -107,7 +107,7 @@ def hipt_stage(config: CohortConfig, task: Task) -> CohortStage:
         outputs=(name,),
         upstream=(CLINICAL, splits_name(task), HIPT),
         group="models",
-        code_version="1",
+        code_version="2",
         description="HIPT's last level: gated attention over all regions of a patient.",
         kinds=frozenset({"pytorch", "mlflow"}),
         compute=Compute(gpu=1, cpu=4, memory_gib=8),

@@ -72,7 +72,7 @@ def _clinical_stage(config: CohortConfig, task: Task) -> CohortStage:
         outputs=(clinical_name(task),),
         upstream=(CLINICAL, splits_name(task)),
         group="models",
-        code_version="2",
+        code_version="3",
         description="Baseline on clinical covariates alone.",
         kinds=frozenset({"lifelines", "mlflow"}),
         parameters={"task": task.model_dump(), "covariates": config.clinical.covariates},
@@ -90,9 +90,13 @@ def _train_clinical(job: Job, task: Task) -> Produced:
     name = clinical_name(task)
     progress = Progress(f"{config.cohort}/{name}", 0, job.workspace.log)
     predictions = run_clinical_folds(
-        covariates, endpoint, read_table(job, splits_name(task)), _horizons(task), progress.update
+        covariates,
+        endpoint,
+        read_table(job, splits_name(task)),
+        prediction_months(task),
+        progress.update,
     )
-    final = ClinicalModel.fit(covariates.loc[endpoint.table.index], endpoint, _horizons(task))
+    final = ClinicalModel.fit(covariates.loc[endpoint.table.index], endpoint, horizons(task))
     return register_model(job, task, name, final, predictions, covariates)
 
 
@@ -106,7 +110,7 @@ def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
         outputs=(heec_name(task),),
         upstream=tuple(upstream),
         group="models",
-        code_version="4",
+        code_version="5",
         description="HEEC: LightGBM on extremum vectors, in-fold filtered omics and clinical "
         "covariates, with its ablations.",
         kinds=frozenset({"lightgbm", "mlflow"}),
@@ -144,7 +148,7 @@ def _train_heec(job: Job, task: Task) -> Produced:
         blocks,
         endpoint,
         splits,
-        _horizons(task),
+        prediction_months(task),
         variants,
         parameters,
         filtered,
@@ -155,7 +159,7 @@ def _train_heec(job: Job, task: Task) -> Produced:
         lru_cache(2)(partial(_imaging_matrix, job, task)) if config.slides else None,
         tried.append,
     )
-    final = fit_final(blocks, endpoint, _horizons(task), parameters, filtered, sites)
+    final = fit_final(blocks, endpoint, horizons(task), parameters, filtered, sites)
     trials = pd.concat([*tried, label_trials(final, "heec")], ignore_index=True)
     frame = blocks.frame(endpoint.table.index.tolist())
     return register_model(job, task, name, final, predictions, frame, trials=trials)
@@ -188,14 +192,20 @@ def _variants(config: CohortConfig, blocks: "FeatureBlocks", task: Task) -> "lis
     return variants + compared_variants(compare, blocks, task.kind, selects(config))
 
 
-def feature_blocks(job: Job, task: Task, clinical: "pd.DataFrame") -> "FeatureBlocks":
+def feature_blocks(
+    job: Job, task: Task, clinical: "pd.DataFrame", selection: bool = True
+) -> "FeatureBlocks":
+    """What the cohort has of each patient; of the slides what the final model's selection keeps."""
     from mm_assets.models.features import FeatureBlocks
     from mm_assets.omics.filters import ALL_PATIENTS
 
     config = job.workspace.config
     columns = covariate_columns(clinical, config.clinical, task)
+    imaging = None
+    if config.slides:
+        imaging = _imaging_matrix(job, task, ALL_PATIENTS, ALL_PATIENTS, selection)
     return FeatureBlocks(
-        imaging=_imaging_matrix(job, task, ALL_PATIENTS, ALL_PATIENTS) if config.slides else None,
+        imaging=imaging,
         omics=read_table(job, OMICS) if config.omics else None,
         clinical=clinical[columns] if columns else None,
     )
@@ -220,8 +230,14 @@ def _imaging_matrix(
     return patient_matrix(by_slide, manifest)
 
 
-def _horizons(task: Task) -> Sequence[float]:
+def horizons(task: Task) -> Sequence[float]:
+    """Months at which a final model predicts survival; none for classes."""
     return task.horizons if isinstance(task, SurvivalTask) else ()
+
+
+def prediction_months(task: Task) -> Sequence[float]:
+    """Months at which the models of the folds predict survival; none for classes."""
+    return task.prediction_months if isinstance(task, SurvivalTask) else ()
 
 
 def register_model(

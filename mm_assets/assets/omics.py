@@ -84,7 +84,9 @@ def table_stages(config: CohortConfig) -> list[CohortStage]:
 
 def task_table_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
     """`splits_T` and, where the cohort has omics, `filtered_omics_T`."""
-    evaluation = config.evaluation.model_dump(exclude={"splits", "attainable", "bootstrap"})
+    evaluation = config.evaluation.model_dump(
+        exclude={"splits", "attainable", "bootstrap", "learning_curve"}
+    )
     stages = [
         CohortStage(
             outputs=(splits_name(task),),

@@ -2,18 +2,19 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mm_assets.assets.compute import Compute
-from mm_assets.assets.models import EXAMPLE_ROWS, register_model
+from mm_assets.assets.models import EXAMPLE_ROWS, horizons, prediction_months, register_model
 from mm_assets.assets.omics import CLINICAL, OMICS, read_table, splits_name
 from mm_assets.assets.progress import Progress
 from mm_assets.assets.slides import manifest_rows
 from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.assets.tiles import TILES
 from mm_assets.cohort.clinical import make_endpoint
-from mm_assets.cohort.config import CohortConfig, NetworkConfig, SurvivalTask, Task, mm_home
+from mm_assets.cohort.config import CohortConfig, NetworkConfig, Task, mm_home
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +58,7 @@ def _stage(config: CohortConfig, task: Task, kind: "Kind") -> CohortStage:
         outputs=(name,),
         upstream=(CLINICAL, splits_name(task), *READS[kind]),
         group="models",
-        code_version="1",
+        code_version="2",
         description=DESCRIPTIONS[kind],
         kinds=frozenset({"pytorch", "mlflow"}),
         compute=Compute(gpu=1, cpu=4, memory_gib=16),
@@ -100,14 +101,14 @@ def train_network(
         kind,
         cohort,
         endpoint,
-        task.horizons if isinstance(task, SurvivalTask) else (),
+        prediction_months(task),
         parameters,
         clinical["site"] if config.evaluation.preserve_sites and "site" in clinical else None,
         scratch,
         epochs.record,
     )
     predictions = study.out_of_fold(splits).assign(model=name.removesuffix(f"_{task.name}"))
-    final = study.final()
+    final = replace(study, horizons=horizons(task)).final()
     patients = cohort.readable(kind, endpoint.table.index.tolist())[:EXAMPLE_ROWS]
     example = registry_frame(cohort, final, patients, EXAMPLE_TILES)
     produced = register_model(job, task, name, final, predictions, example, epochs.table())

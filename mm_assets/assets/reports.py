@@ -10,14 +10,27 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from mm_assets.assets.checks import evaluation_checks
-from mm_assets.assets.models import heec_name, weights_stamp, without_genes_label
+from mm_assets.assets.learning_curve import learning_curve_stages
+from mm_assets.assets.models import heec_name, weights_stamp
 from mm_assets.assets.omics import CLINICAL, read_table, source_digests, splits_name
-from mm_assets.assets.partitions import is_quarantine
 from mm_assets.assets.progress import Progress
 from mm_assets.assets.promotion import out_of_fold_file, settle
-from mm_assets.assets.slides import manifest_rows, markdown_image
+from mm_assets.assets.report_facts import (
+    follow_up,
+    patient_flow,
+    quarantined,
+    report_provenance,
+    slide_flow,
+)
+from mm_assets.assets.slides import markdown_image
 from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.assets.tiles import TILES
+from mm_assets.assets.wording import (
+    endpoint_in_words,
+    is_single_modality,
+    model_descriptions,
+    model_names,
+)
 from mm_assets.cohort.clinical import Endpoint, make_endpoint
 from mm_assets.cohort.config import CohortConfig, SurvivalTask, Task
 from mm_assets.resources.receipts import Receipt
@@ -28,10 +41,10 @@ if TYPE_CHECKING:
 
     from mm_assets.evaluation.comparison import Evaluation
     from mm_assets.evaluation.options import OptionComparison
-    from mm_assets.evaluation.report import FlowStep, TaskReport
+    from mm_assets.evaluation.report import TaskReport
 
 REPORT = "cohort_report"
-DECISIONS = "decisions"
+PROMOTIONS = "promotions"
 
 
 def evaluation_name(task: str) -> str:
@@ -57,9 +70,9 @@ def evaluation_stage(config: CohortConfig, task: Task, models: list[str]) -> Coh
     """`evaluation_T`."""
     return CohortStage(
         outputs=(evaluation_name(task.name),),
-        upstream=(CLINICAL, splits_name(task), *models),
+        upstream=(CLINICAL, splits_name(task), *models, *_learning_curve(config, task)),
         group="reports",
-        code_version="1",
+        code_version="2",
         description="Out-of-fold metrics with intervals, paired comparisons, ablations, subgroups.",
         kinds=frozenset({"scikit-learn"}),
         parameters={
@@ -74,6 +87,11 @@ def evaluation_stage(config: CohortConfig, task: Task, models: list[str]) -> Coh
     )
 
 
+def _learning_curve(config: CohortConfig, task: Task) -> tuple[str, ...]:
+    """Asset of the task's learning curve, where the cohort has one."""
+    return tuple(stage.name for stage in learning_curve_stages(config, task))
+
+
 def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
     import pandas as pd
 
@@ -84,6 +102,7 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
     clinical = read_table(job, CLINICAL)
     endpoint = make_endpoint(clinical, task)
     progress = Progress(f"{config.cohort}/{evaluation_name(task.name)}", 0, job.workspace.log)
+    curve = _learning_curve(config, task)
     evaluation = evaluate(
         pd.concat([read_table(job, model) for model in models], ignore_index=True),
         endpoint,
@@ -92,6 +111,7 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
         horizons=task.horizons if isinstance(task, SurvivalTask) else (),
         bootstrap=config.evaluation.bootstrap,
         seed=config.evaluation.seed,
+        learning=read_table(job, curve[0]) if curve else None,
         progress=progress.update,
     )
     name = evaluation_name(task.name)
@@ -101,9 +121,9 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
         )
         for table, frame in evaluation.tables().items()
     }
-    decisions = settle(job, task, models, endpoint, main_metric(task))
-    outputs[f"{DECISIONS}.parquet"] = job.workspace.store.write_table(
-        _table_ref(config.cohort, task.name, DECISIONS), decisions, job.provenance[name]
+    promotions = settle(job, task, models, endpoint, main_metric(task))
+    outputs[f"{PROMOTIONS}.parquet"] = job.workspace.store.write_table(
+        _table_ref(config.cohort, task.name, PROMOTIONS), promotions, job.provenance[name]
     )
     report = _task_report(job, task, models, evaluation, endpoint)
     html = render_task_report(report).encode()
@@ -144,28 +164,24 @@ def _task_report(
     config = job.workspace.config
     full = _judged_model(models, task)
     evaluated = tuple(dict.fromkeys(evaluation.metrics["model"]))
-    single = tuple(m for m in evaluated if m.endswith(("_imaging", "_omics"))) + tuple(
-        m for m in evaluated if m.startswith("clinical_")
-    )
     return TaskReport(
         cohort=config.cohort,
         task=task.name,
-        endpoint=_endpoint_in_words(task),
+        endpoint=endpoint_in_words(task),
         evaluation=evaluation,
         full_model=full,
-        single_models=single,
+        single_models=tuple(filter(is_single_modality, evaluated)),
         excluded=endpoint.excluded,
+        flow=tuple(patient_flow(job, evaluation, endpoint)),
+        follow_up=follow_up(endpoint),
         classes=endpoint.classes,
         options=tuple(_options(evaluated, full)),
-        descriptions=_descriptions(task),
+        names=model_names(task),
+        descriptions=model_descriptions(task),
         attainable=_attainable(config, task),
         weights=weights_stamp(job) or None if config.slides else None,
         registered=_registered(job, task, models),
-        provenance={
-            "splits": job.upstream[splits_name(task)][COHORT].digest,
-            "clinical table": job.upstream[CLINICAL][COHORT].digest,
-            **{f"{model} predictions": job.upstream[model][COHORT].digest for model in models},
-        },
+        provenance=report_provenance(job, task, models),
     )
 
 
@@ -182,35 +198,6 @@ def _options(evaluated: Sequence[str], full: str) -> "Iterator[OptionComparison]
             yield OptionComparison(group.question, reference, options)
 
 
-def _descriptions(task: Task) -> dict[str, str]:
-    """One line on every model there can be."""
-    from mm_assets.models.variants import GROUPS
-
-    options = {model: words for group in GROUPS.values() for model, words in group.described()}
-    without = {f"heec_{without_genes_label(task)}": f"without {', '.join(task.without_genes)}"}
-    return {
-        "clinical_cox": "Cox regression on clinical covariates",
-        "clinical_logistic": "logistic regression on clinical covariates",
-        "heec": "boosted trees on everything the cohort has",
-        "heec_imaging": "slides alone",
-        "heec_omics": "omics alone",
-        "heec_no_expression": "everything but gene expression",
-        "heec_omics_no_expression": "omics alone, without gene expression",
-        "porpoise_amil": "attention over the tiles of the slides",
-        "hipt": "attention over the regions of the slides, HIPT",
-        "porpoise_snn": "self-normalizing network of all omics features",
-        "porpoise_mmf": "attention over tiles and self-normalizing network, fused",
-        **options,
-        **(without if task.without_genes else {}),
-    }
-
-
-def _endpoint_in_words(task: Task) -> str:
-    if isinstance(task, SurvivalTask):
-        return f"time to the event ({task.time}, in months; {task.event or task.censored})"
-    return f"{task.column}: {' or '.join(task.classes)}"
-
-
 def _attainable(config: CohortConfig, task: Task) -> dict[str, float]:
     """Best attainable value of the main metric, which only a synthetic cohort knows."""
     if config.evaluation.attainable is None:
@@ -222,10 +209,10 @@ def _attainable(config: CohortConfig, task: Task) -> dict[str, float]:
 def _registered(job: Job, task: Task, models: list[str]) -> "pd.DataFrame":
     import pandas as pd
 
-    decisions = job.workspace.store.read_table(
-        _table_ref(job.workspace.config.cohort, task.name, DECISIONS)
+    promotions = job.workspace.store.read_table(
+        _table_ref(job.workspace.config.cohort, task.name, PROMOTIONS)
     )
-    outcomes = decisions.set_index("model")["outcome"]
+    outcomes = promotions.set_index("model")["outcome"]
     rows = []
     for model in models:
         facts = job.upstream[model][COHORT].metadata
@@ -283,7 +270,7 @@ def cohort_report_stage(config: CohortConfig, models: Mapping[str, list[str]]) -
         outputs=(REPORT,),
         upstream=(CLINICAL, *slides, *per_task),
         group="reports",
-        code_version="1",
+        code_version="2",
         description="One self-contained page for people.",
         kinds=frozenset({"html"}),
         parameters={"tasks": [task.model_dump() for task in config.tasks]},
@@ -301,8 +288,8 @@ def _cohort_report(job: Job, models: Mapping[str, list[str]]) -> Produced:
             cohort=config.cohort,
             created=f"{datetime.now(UTC):%Y-%m-%d}",
             tasks=reports,
-            flow=tuple(_flow(job, reports)),
-            quarantined=_quarantined(job),
+            flow=tuple(slide_flow(job)),
+            quarantined=quarantined(job),
             provenance={"mm_assets": version("mm-assets"), "Dagster run": job.dagster_run_id},
         )
     ).encode()
@@ -330,34 +317,3 @@ def _stored_task_report(job: Job, task: Task, models: list[str]) -> "TaskReport"
     }
     endpoint = make_endpoint(read_table(job, CLINICAL), task)
     return _task_report(job, task, models, Evaluation(**tables), endpoint)
-
-
-def _flow(job: Job, reports: tuple["TaskReport", ...]) -> Iterator["FlowStep"]:
-    from mm_assets.evaluation.report import FlowStep
-
-    config = job.workspace.config
-    yield FlowStep("patients in the clinical table", len(read_table(job, CLINICAL)))
-    if config.slides:
-        found = len(manifest_rows(config))
-        used = len(job.upstream[TILES])
-        yield FlowStep("slides found", found)
-        yield FlowStep("slides embedded", used, f"{found - used} quarantined, failed or new")
-    for report in reports:
-        patients = int(report.evaluation.metrics["patients"].max())
-        detail = f"{len(report.excluded)} left out" if len(report.excluded) else ""
-        yield FlowStep(f"patients in task {report.task}", patients, detail)
-
-
-def _quarantined(job: Job) -> "pd.DataFrame":
-    import pandas as pd
-
-    config = job.workspace.config
-    receipts = [
-        receipt
-        for asset in ("slide", "tissue", TILES)
-        if config.slides
-        for receipt in job.workspace.receipts.read_all(config.cohort, asset).values()
-        if is_quarantine(receipt)
-    ]
-    rows = {receipt.name: receipt.reason for receipt in receipts}
-    return pd.DataFrame(sorted(rows.items()), columns=["slide_id", "reason"])

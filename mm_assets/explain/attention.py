@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mm_assets.explain.document import EvidenceDocument, Instance, Model
+from mm_assets.models.calibration import probability_columns
 from mm_assets.models.porpoise.model import Cohort, PorpoiseModel
 
 MEANING = "attention weight of the tile; the weights of all tiles of the patient sum to 1"
@@ -100,7 +101,8 @@ def attention_evidence(
     prediction = found.iloc[0].astype(float).to_dict()
     towards = "risk"
     if model.classes:
-        towards = model.classes[int(found.iloc[0].to_numpy().argmax())]
+        likeliest = found[probability_columns(model.classes)].iloc[0].to_numpy().argmax()
+        towards = model.classes[int(likeliest)]
     return EvidenceDocument(
         cohort=cohort,
         task=task,

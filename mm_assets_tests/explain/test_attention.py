@@ -53,8 +53,8 @@ def test_the_document_is_read_like_any_other(model: PorpoiseModel) -> None:
     document = attention_evidence(model, slides, None, "P1", most=10, **facts)
     assert EvidenceDocument.from_json(document.to_json()) == document
     assert document.method == "porpoise_amil"
-    assert document.prediction.keys() == {"probability_A", "probability_B"}
-    likelier = max(document.prediction, key=document.prediction.__getitem__)
+    assert document.prediction.keys() == {"probability_A", "probability_B", "threshold"}
+    likelier = max(("probability_A", "probability_B"), key=document.prediction.__getitem__)
     assert likelier == f"probability_{document.towards}"
     assert len(document.on_slide("S1")) == 10
     with pytest.raises(ValueError, match="porpoise_amil cannot read patient 'P1': no tiles"):
