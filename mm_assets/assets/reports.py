@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 REPORT = "cohort_report"
 PROMOTIONS = "promotions"
+CARD = "model_card.md"
 
 
 def evaluation_name(task: str) -> str:
@@ -131,7 +132,9 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
         job.ref(name, "html"), html, job.provenance[name]
     )
     for model in models:
-        _attach(job, task, job.upstream[model][COHORT], evaluation, html)
+        receipt = job.upstream[model][COHORT]
+        card = _model_card(job, task, receipt, evaluation, promotions)
+        _attach(job, task, receipt, evaluation, {"report/report.html": html, CARD: card})
     return Produced(
         outputs,
         _shown(job, task, evaluation, report),
@@ -145,15 +148,46 @@ def _judged_model(models: list[str], task: Task) -> str:
     return asset.removesuffix(f"_{task.name}")
 
 
-def _attach(job: Job, task: Task, receipt: Receipt, evaluation: "Evaluation", html: bytes) -> None:
+def _attach(
+    job: Job, task: Task, receipt: Receipt, evaluation: "Evaluation", files: Mapping[str, bytes]
+) -> None:
     """Give a model's MLflow run its share of the evaluation."""
-    model = receipt.asset.removesuffix(f"_{task.name}")
+    model = _model_name(receipt, task)
     family = set(str(receipt.metadata["models"]).split(", "))
     metrics = evaluation.metrics[evaluation.metrics["model"].isin(family)]
     per_fold = evaluation.per_fold[evaluation.per_fold["model"].isin(family)]
     run_id = str(receipt.metadata["mlflow_run"])
-    files = {"report/report.html": html, **out_of_fold_file(job, receipt.asset)}
+    files = {**files, **out_of_fold_file(job, receipt.asset)}
     job.workspace.tracking.attach(run_id, model, metrics, per_fold, files)
+
+
+def _model_card(
+    job: Job, task: Task, receipt: Receipt, evaluation: "Evaluation", promotions: "pd.DataFrame"
+) -> bytes:
+    """The model's card, which is also the description of the registered version."""
+    from mm_assets.evaluation.model_card import ModelCard, render_model_card
+
+    model, facts = _model_name(receipt, task), receipt.metadata
+    registered = job.workspace.tracking.version(
+        str(facts["registered_model"]), int(str(facts["version"]))
+    )
+    card = render_model_card(
+        ModelCard(
+            name=registered.name,
+            version=registered.version,
+            description=model_descriptions(task).get(model, model),
+            endpoint=endpoint_in_words(task),
+            metrics=evaluation.metrics[evaluation.metrics["model"] == model],
+            weights=str(facts["weights"]),
+            outcome=str(promotions.set_index("model")["outcome"][registered.name]),
+        )
+    )
+    job.workspace.tracking.describe(registered, card)
+    return card.encode()
+
+
+def _model_name(receipt: Receipt, task: Task) -> str:
+    return receipt.asset.removesuffix(f"_{task.name}")
 
 
 def _task_report(

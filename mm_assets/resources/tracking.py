@@ -175,6 +175,12 @@ class Tracking(dg.ConfigurableResource):
             for key, value in facts.items():
                 client.set_model_version_tag(model.name, str(model.version), key, value)
 
+    def describe(self, model: RegisteredModel, text: str) -> None:
+        """Set the description of a registered version, Markdown, as its page shows it."""
+        client = self._client()
+        with self._exclusive():
+            client.update_model_version(model.name, str(model.version), description=text)
+
     def notes(self, model: RegisteredModel) -> dict[str, str]:
         """Tags of a registered version."""
         return dict(self._client().get_model_version(model.name, str(model.version)).tags)

@@ -75,6 +75,9 @@ def test_new_patients_are_predicted_by_a_champion_that_a_person_can_change(
     assert before["in_training"].all()
     assert (before["refused"] == "").all()
     assert "first version" in tracking.notes(first)[OUTCOME]
+    card = tracking.read_file(first.run_id, "model_card.md")
+    assert card is not None
+    assert b"# tiny.subtype.heec version 1" in card
 
     arrive(folder)
     materialize("clinical", "omics", "predictions_subtype")
