@@ -6,6 +6,7 @@ from mm_assets.assets.attention import attention_stages
 from mm_assets.assets.evidence import evidence_stage
 from mm_assets.assets.extremum import extremum_stage
 from mm_assets.assets.hipt import hipt_stage, region_stage
+from mm_assets.assets.hipt_attention import hipt_attention_stage
 from mm_assets.assets.models import model_stages
 from mm_assets.assets.nuclei import nucleus_stage
 from mm_assets.assets.nucleus_gnn import nucleus_gnn_stage
@@ -46,6 +47,8 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
         if config.slides:
             stages.append(evidence_stage(config, task))
             stages += attention_stages(config, task)
+            if config.hipt is not None:
+                stages.append(hipt_attention_stage(config, task))
         stages.append(evaluation_stage(config, task, models[task.name]))
     stages.append(cohort_report_stage(config, models))
     return stages
