@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.evidence import write_evidence
@@ -62,7 +62,19 @@ def _attention_worker(workspace: Workspace, task: Task) -> Iterator[SlideWorker]
 
 
 def _explainer(workspace: Workspace, task: Task) -> "Callable[[str], EvidenceDocument]":
-    """From a patient to the evidence over all finished slides; the model is loaded once.
+    """From a patient to the evidence over all finished slides; the model is loaded once."""
+    evidence = network_evidence(workspace, task, porpoise_name("amil", task))
+    return lambda patient: evidence(stored_bags(workspace, TILES, patient), patient)
+
+
+def network_evidence(
+    workspace: Workspace, task: Task, asset: str
+) -> "Callable[..., EvidenceDocument]":
+    """`attention_evidence` with everything but the bags, of one slide network of the cohort.
+
+    Returns
+    -------
+    From bags, patient and the keywords `most` and `level` to the evidence.
 
     Raises
     ------
@@ -72,7 +84,7 @@ def _explainer(workspace: Workspace, task: Task) -> "Callable[[str], EvidenceDoc
     from mm_assets.explain.attention import attention_evidence
     from mm_assets.explain.document import Model
 
-    config, asset = workspace.config, porpoise_name("amil", task)
+    config = workspace.config
     receipt = workspace.receipts.read(config.cohort, asset, COHORT)
     if receipt is None or receipt.state != "done":
         raise ValueError(f"{asset} has not been made: run `mm materialize {config.cohort}`")
@@ -82,10 +94,10 @@ def _explainer(workspace: Workspace, task: Task) -> "Callable[[str], EvidenceDoc
     table = ArtefactRef(config.cohort, CLINICAL, COHORT, "parquet")
     trained = set(make_endpoint(workspace.store.read_table(table), task).table.index)
 
-    def explain(patient: str) -> "EvidenceDocument":
+    def explain(bags: "dict[str, Bag]", patient: str, **choice: Any) -> "EvidenceDocument":
         return attention_evidence(
             model,
-            _bags(workspace, patient),
+            bags,
             None,
             patient,
             cohort=config.cohort,
@@ -93,21 +105,24 @@ def _explainer(workspace: Workspace, task: Task) -> "Callable[[str], EvidenceDoc
             registered=registered,
             weights=str(facts["weights"]),
             seen_in_training=patient in trained,
+            **choice,
         )
 
     return explain
 
 
-def _bags(workspace: Workspace, patient: str) -> "dict[str, Bag]":
+def stored_bags(workspace: Workspace, asset: str, patient: str) -> "dict[str, Bag]":
+    """Embeddings of a patient's finished slides by slide."""
+    rows = manifest_rows(workspace.config)
+    slides = sorted(slide for slide, row in rows.items() if row.patient_id == patient)
+    receipts = workspace.receipts.read_many(workspace.config.cohort, asset, slides)
+    done = (slide for slide in slides if slide in receipts and receipts[slide].state == "done")
+    return {slide: stored_bag(workspace, asset, slide) for slide in done}
+
+
+def stored_bag(workspace: Workspace, asset: str, slide: str) -> "Bag":
+    """Embeddings of one slide with their places."""
     from mm_assets.explain.attention import Bag
 
-    cohort, rows = workspace.config.cohort, manifest_rows(workspace.config)
-    slides = sorted(slide for slide, row in rows.items() if row.patient_id == patient)
-    receipts = workspace.receipts.read_many(cohort, TILES, slides)
-    bags = {}
-    for slide in slides:
-        if slide in receipts and receipts[slide].state == "done":
-            tiles = workspace.store.read_arrow(ArtefactRef(cohort, TILES, slide, "arrow"))
-            place = (tiles[name].to_numpy() for name in ("x", "y", "size0"))
-            bags[slide] = Bag(embeddings(tiles), *place)
-    return bags
+    table = workspace.store.read_arrow(ArtefactRef(workspace.config.cohort, asset, slide, "arrow"))
+    return Bag(embeddings(table), *(table[name].to_numpy() for name in ("x", "y", "size0")))

@@ -32,7 +32,8 @@ def heat(
 ) -> NDArray[np.float64]:
     """Score by area: that of each instance is spread evenly over its square.
 
-    A large square thereby tells less of any place in it than a small one of the same score.
+    A large square thereby tells less of any place in it than a small one of the same score. An
+    instance whose score is shared out among smaller ones is not drawn beside them.
 
     Parameters
     ----------
@@ -49,8 +50,12 @@ def heat(
     """
     field = np.zeros(shape)
     for instance in instances:
+        if instance.shared_out:
+            continue
         left, top, right, bottom = _box(instance, downsample)
-        field[max(top, 0) : bottom, max(left, 0) : right] += instance.score / instance.size0**2
+        # Not by its own area: what is smaller than a pixel of the result fills one.
+        area = (right - left) * (bottom - top) * downsample**2
+        field[max(top, 0) : bottom, max(left, 0) : right] += instance.score / area
     return field
 
 
