@@ -103,8 +103,9 @@ def _run(space: Workspace, stage: SlideStage, slides: list[str]) -> None:
         for slide in slides:
             made_of = {asset: Provenance(asset, slide, "1", {}, {}) for asset in stage.outputs}
             for asset, made in work(Job(space, slide, made_of, upstream, "")).items():
+                plain = {key: fact for key, fact in made.metadata.items() if isinstance(fact, str)}
                 receipt = Receipt(
-                    "tiny", asset, slide, "done", made_of[asset], made.outputs, "", made.metadata
+                    "tiny", asset, slide, "done", made_of[asset], made.outputs, "", plain
                 )
                 space.receipts.write(receipt)
 
