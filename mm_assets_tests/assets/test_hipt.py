@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from mm_assets.assets.porpoise import embeddings
 from mm_assets.assets.stage import Job, Produced, SlideStage, Workspace
 from mm_assets.cohort.config import Task
 from mm_assets.cohort.loading import load_config
+from mm_assets.encoders import registry
 from mm_assets.encoders.hipt import load_region_encoder, white_token
-from mm_assets.encoders.registry import load_encoder
 from mm_assets.explain.document import EvidenceDocument
 from mm_assets.resources.receipts import Receipt
 from mm_assets.resources.store import ArtefactRef, ArtefactStore, Provenance
@@ -66,6 +67,8 @@ def test_from_tokens_to_patients_and_back_to_pixels(
     and setting up its database takes longer than all else here.
     """
     yaml = make_cohort(tmp_path / "cohorts" / "tiny", PATIENTS, hipt=HIPT, imaging=IMAGING)
+    once = cache(registry.load_encoder)  # Random weights of ViT-256 take seconds to draw.
+    monkeypatch.setattr(registry, "load_encoder", lambda name, weights, *_: once(name, weights))
     config = load_config(yaml)
     store = ArtefactStore(uri=str(home / "store"))
     space = Workspace(config, store, Tracking(), logging.getLogger())
@@ -169,7 +172,7 @@ def _check_regions(home: Path, slide: str) -> None:
     grid = Grid(64, 0.5, record["mpp"])
     places = zip(tiles["x"].to_pylist(), tiles["y"].to_pylist(), strict=True)
     tokens = dict(zip(places, embeddings(tiles), strict=True))
-    white = white_token(load_encoder("hipt", "random:1", "cpu"), 64)
+    white = white_token(registry.load_encoder("hipt", "random:1", "cpu"), 64)
     encoder = load_region_encoder("random:2", "cpu")
     steps = [grid.position(n) for n in range(200)]
     partly = 0
