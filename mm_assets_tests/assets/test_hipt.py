@@ -2,7 +2,9 @@
 
 import json
 import logging
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,10 +17,11 @@ from mm_assets.assets.hipt import hipt_stage, region_stage
 from mm_assets.assets.hipt_attention import hipt_attention_stage
 from mm_assets.assets.omics import table_stages, task_table_stages
 from mm_assets.assets.porpoise import embeddings
-from mm_assets.assets.stage import Job, SlideStage, Workspace
+from mm_assets.assets.stage import Job, Produced, SlideStage, Workspace
+from mm_assets.cohort.config import Task
 from mm_assets.cohort.loading import load_config
+from mm_assets.encoders import registry
 from mm_assets.encoders.hipt import load_region_encoder, white_token
-from mm_assets.encoders.registry import load_encoder
 from mm_assets.explain.document import EvidenceDocument
 from mm_assets.resources.receipts import Receipt
 from mm_assets.resources.store import ArtefactRef, ArtefactStore, Provenance
@@ -32,6 +35,7 @@ HIPT = {"tile_weights": "random:1", "region_weights": "random:2", "epochs": 1}
 # Regions of 3 x 3 tiles: a small slide has several, and those at its edges are not full.
 SIDE = 3
 IMAGING = {"weights": "random:0", "tile_px": 64, "region_px": 192}
+MADE_WITH = {"weights": "hipt random:1 and random:2"}
 ASSETS = ["slide", "tissue", "tile_embeddings", "hipt_embeddings", "clinical"]
 MODELS = ["splits_subtype", "splits_survival", "hipt_subtype", "hipt_survival"]
 MODELS += ["hipt_attention_subtype", "hipt_attention_survival"]
@@ -54,9 +58,17 @@ def test_from_pixels_to_patients(home: Path, tmp_path: Path) -> None:
             _check_map(home, f"hipt_attention_{task}", Path(slide_name(patient)).stem)
 
 
-def test_from_tokens_to_patients_and_back_to_pixels(home: Path, tmp_path: Path) -> None:
-    """The same stages in this process, on random tokens in place of those of ViT-256."""
+def test_from_tokens_to_patients_and_back_to_pixels(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same stages in this process, on random tokens in place of those of ViT-256.
+
+    Models are kept in memory: that the registry gives back what it was given is tested elsewhere,
+    and setting up its database takes longer than all else here.
+    """
     yaml = make_cohort(tmp_path / "cohorts" / "tiny", PATIENTS, hipt=HIPT, imaging=IMAGING)
+    once = cache(registry.load_encoder)  # Random weights of ViT-256 take seconds to draw.
+    monkeypatch.setattr(registry, "load_encoder", lambda name, weights, *_: once(name, weights))
     config = load_config(yaml)
     store = ArtefactStore(uri=str(home / "store"))
     space = Workspace(config, store, Tracking(), logging.getLogger())
@@ -69,6 +81,17 @@ def test_from_tokens_to_patients_and_back_to_pixels(home: Path, tmp_path: Path) 
         _put(space, "tile_embeddings_hipt", slide, "arrow", _tokens(number))
     _run(space, region_stage(config), slides)
     _check_regions(home, slides[0])
+    kept: list[Any] = []
+
+    def keep(job: Job, task: Task, name: str, final: Any, predictions: Any, *_: Any) -> Produced:
+        kept.append(final)
+        digest = job.workspace.store.write_table(
+            job.ref(name, "parquet"), predictions, job.provenance[name]
+        )
+        return Produced({"parquet": digest}, {"registered_model": name, "version": 1, **MADE_WITH})
+
+    monkeypatch.setattr("mm_assets.assets.porpoise.register_model", keep)
+    monkeypatch.setattr(Tracking, "predictor", lambda *_: kept[0])
     run_cohort_stage(hipt_stage(config, task), space, "")
     _check_predictions(home, task.name, "risk")
     _run(space, hipt_attention_stage(config, task), slides[:1])
@@ -103,8 +126,9 @@ def _run(space: Workspace, stage: SlideStage, slides: list[str]) -> None:
         for slide in slides:
             made_of = {asset: Provenance(asset, slide, "1", {}, {}) for asset in stage.outputs}
             for asset, made in work(Job(space, slide, made_of, upstream, "")).items():
+                plain = {key: fact for key, fact in made.metadata.items() if isinstance(fact, str)}
                 receipt = Receipt(
-                    "tiny", asset, slide, "done", made_of[asset], made.outputs, "", made.metadata
+                    "tiny", asset, slide, "done", made_of[asset], made.outputs, "", plain
                 )
                 space.receipts.write(receipt)
 
@@ -121,7 +145,7 @@ def _check_map(home: Path, asset: str, slide: str) -> None:
     folder = home / "store" / "tiny" / asset
     document = EvidenceDocument.from_json((folder / f"{slide}.json").read_bytes())
     assert document.method == "hipt"
-    assert document.weights == "hipt random:1 and random:2"
+    assert document.weights == MADE_WITH["weights"]
     assert len(document.on_slide(slide)) == len(document.instances)
     by_level = {
         level: [each for each in document.instances if each.level == level]
@@ -148,7 +172,7 @@ def _check_regions(home: Path, slide: str) -> None:
     grid = Grid(64, 0.5, record["mpp"])
     places = zip(tiles["x"].to_pylist(), tiles["y"].to_pylist(), strict=True)
     tokens = dict(zip(places, embeddings(tiles), strict=True))
-    white = white_token(load_encoder("hipt", "random:1", "cpu"), 64)
+    white = white_token(registry.load_encoder("hipt", "random:1", "cpu"), 64)
     encoder = load_region_encoder("random:2", "cpu")
     steps = [grid.position(n) for n in range(200)]
     partly = 0
