@@ -82,6 +82,12 @@ def splits_checks(
     return tuple(checks)
 
 
+def telltale_check(names: Sequence[str]) -> Check:
+    """No omics feature ranks the patients almost perfectly by itself."""
+    note = f"a copy of the outcome? Leave out, or the results mean nothing: {', '.join(names)}"
+    return Check("no_telltale", passed=not names, note=note if names else "")
+
+
 def evaluation_checks(evaluation: "Evaluation", metric: str, model: str) -> tuple[Check, ...]:
     """Whether the judged model ranks better than chance and its probabilities can be believed."""
     rows = evaluation.metrics

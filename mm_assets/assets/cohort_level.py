@@ -17,6 +17,7 @@ from mm_assets.assets.stage import (
     asset_spec,
     plain,
 )
+from mm_assets.assets.twins import refuse_twins
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.cohort.problems import CohortError
 from mm_assets.resources.receipts import Receipt
@@ -69,7 +70,7 @@ def run_cohort_stage(
     Raises
     ------
     CohortError
-        When an input is missing or unusable.
+        When an input is missing or unusable, or slides of two patients are the same.
     """
     config, receipts = workspace.config, workspace.receipts
     upstream = upstream_receipts(stage, workspace)
@@ -79,6 +80,8 @@ def run_cohort_stage(
             f"{stage.name} reads {', '.join(absent)}: materialize that first",
             allow_retries=False,
         )
+    if any(COHORT not in found for found in upstream.values()):
+        refuse_twins(workspace)
     provenance = cohort_provenance(stage, workspace, upstream)
     valid = receipts.valid(config.cohort, stage.name, COHORT, provenance.fingerprint())
     if valid:

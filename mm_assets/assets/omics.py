@@ -11,6 +11,7 @@ from mm_assets.assets.checks import (
     clinical_checks,
     omics_checks,
     splits_checks,
+    telltale_check,
 )
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.stage import CohortStage, Job, Produced
@@ -107,7 +108,7 @@ def task_table_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
                 outputs=(filtered_omics_name(task),),
                 upstream=(CLINICAL, OMICS, splits_name(task)),
                 group="omics",
-                code_version="1",
+                code_version="2",
                 description="Per fold, the features that a univariate test on the training "
                 "patients keeps, with statistics, winsor limits and medians.",
                 kinds=frozenset({"pandas"}),
@@ -117,6 +118,7 @@ def task_table_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
                     "keep": config.evaluation.omics_features,
                 },
                 run=lambda job: _filtered_omics(job, task),
+                checks=("no_telltale",),
             )
         )
     return stages
@@ -184,11 +186,12 @@ def _splits(job: Job, task: Task) -> Produced:
 
 
 def _filtered_omics(job: Job, task: Task) -> Produced:
+    from mm_assets.evaluation.telltale import telltale_features
     from mm_assets.omics.filters import filter_folds
 
-    endpoint = make_endpoint(read_table(job, CLINICAL), task)
+    endpoint, omics = make_endpoint(read_table(job, CLINICAL), task), read_table(job, OMICS)
     kept = filter_folds(
-        read_table(job, OMICS),
+        omics,
         endpoint,
         read_table(job, splits_name(task)),
         job.workspace.config.evaluation.omics_features,
@@ -203,6 +206,7 @@ def _filtered_omics(job: Job, task: Task) -> Produced:
                 best[["feature", "statistic", "p_value", "q_value"]].to_markdown(index=False)
             ),
         },
+        (telltale_check(telltale_features(omics, endpoint, best["feature"].tolist())),),
     )
 
 

@@ -54,7 +54,9 @@ def arrive(folder: Path) -> None:
     """Two patients without an endpoint, the second known by omics alone."""
     for name, column in (("clinical.csv", "patient_id"), ("omics.csv", "case_id")):
         table = pd.read_csv(folder / name)
-        rows = table.head(2).assign(**{column: NEW})
+        # Values of their own: two patients of one expression are refused as one person.
+        rows = table.select_dtypes("number").head(2) + 1
+        rows = table.head(2).assign(**rows, **{column: NEW})
         if name == "clinical.csv":
             rows = rows.assign(subtype=None).head(1)
         pd.concat([table, rows]).to_csv(folder / name, index=False)
