@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mm_assets.models.features import FeatureBlocks, Variant
     from mm_assets.models.heec_parameters import HeecParameters
-    from mm_assets.resources.model_run import Predictor
+    from mm_assets.resources.model_run import Predictor, RunFacts
     from mm_assets.resources.tracking import RegisteredModel
 
 EXAMPLE_ROWS = 5
@@ -247,20 +247,20 @@ def register_model(
     final: "Predictor",
     predictions: "pd.DataFrame",
     frame: "pd.DataFrame",
-    curves: "pd.DataFrame | None" = None,
     trials: "pd.DataFrame | None" = None,
+    live: str | None = None,
 ) -> Produced:
     """Store the out-of-fold predictions and register the final model.
 
     Parameters
     ----------
-    curves, trials
-        Learning curves, and what tuning tried, as in `ModelRun`.
+    trials, live
+        What tuning tried, and the run opened for the training, as in `ModelRun`.
     """
     digest = job.workspace.store.write_table(
         job.ref(name, "parquet"), predictions, job.provenance[name]
     )
-    model = _log_model(job, task, name, final, frame, curves, trials)
+    model = _log_model(job, task, name, final, frame, trials, live)
     metadata: dict[str, Any] = {
         "models": ", ".join(predictions["model"].unique()),
         "patients": int(predictions["patient_id"].nunique()),
@@ -288,32 +288,40 @@ def _log_model(
     name: str,
     final: "Predictor",
     frame: "pd.DataFrame",
-    curves: "pd.DataFrame | None",
     trials: "pd.DataFrame | None",
+    live: str | None,
 ) -> "RegisteredModel":
     from mm_assets.resources.lineage import lineage_of_provenance, to_json
     from mm_assets.resources.model_run import ModelRun
 
-    provenance = job.provenance[name]
-    cohort = job.workspace.config.cohort
-    lineage = lineage_of_provenance(job.workspace.store, cohort, provenance)
-    columns = list(final.feature_names)
+    cohort, store = job.workspace.config.cohort, job.workspace.store
+    lineage = lineage_of_provenance(store, cohort, job.provenance[name])
     return job.workspace.tracking.log_model(
         ModelRun(
-            cohort=cohort,
-            task=task.name,
-            model=name.removesuffix(f"_{task.name}"),
-            dagster_run_id=job.dagster_run_id,
-            asset_key=f"{cohort}/{name}",
-            code_version=provenance.code_version,
-            upstream=provenance.inputs,
-            splits_digest=next(iter(provenance.inputs[splits_name(task)].values())),
-            parameters=provenance.parameters,
+            **vars(run_facts(job, task, name)),
             predictor=final,
-            input_example=frame[columns].head(EXAMPLE_ROWS),
+            input_example=frame[list(final.feature_names)].head(EXAMPLE_ROWS),
             lineage=to_json(lineage),
-            weights=_weights_read(job, task),
-            curves=curves,
             trials=trials,
+            live=live,
         )
+    )
+
+
+def run_facts(job: Job, task: Task, name: str) -> "RunFacts":
+    """What MLflow is told of a model before it is trained."""
+    from mm_assets.resources.model_run import RunFacts
+
+    provenance, cohort = job.provenance[name], job.workspace.config.cohort
+    return RunFacts(
+        cohort=cohort,
+        task=task.name,
+        model=name.removesuffix(f"_{task.name}"),
+        dagster_run_id=job.dagster_run_id,
+        asset_key=f"{cohort}/{name}",
+        code_version=provenance.code_version,
+        upstream=provenance.inputs,
+        splits_digest=next(iter(provenance.inputs[splits_name(task)].values())),
+        parameters=provenance.parameters,
+        weights=_weights_read(job, task),
     )

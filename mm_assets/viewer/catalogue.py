@@ -126,7 +126,11 @@ def _shows(config: CohortConfig) -> dict[str, str]:
     """Assets of evidence, and what to call them."""
     made = {asset for stage in cohort_stages(config) for asset in stage.outputs}
     known = {evidence_name(task): f"{task.name}: HEEC" for task in config.tasks}
-    known |= {attention_name(task): f"{task.name}: attention" for task in config.tasks}
+    known |= {attention_name("amil", task): f"{task.name}: attention" for task in config.tasks}
+    known |= {
+        attention_name("mmf", task): f"{task.name}: attention, beside omics"
+        for task in config.tasks
+    }
     known |= {hipt_attention_name(task): f"{task.name}: HIPT" for task in config.tasks}
     return {asset: title for asset, title in known.items() if asset in made}
 
