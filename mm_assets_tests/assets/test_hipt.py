@@ -4,7 +4,6 @@ import json
 import logging
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,7 @@ from mm_assets.assets.hipt import hipt_stage, region_stage
 from mm_assets.assets.hipt_attention import hipt_attention_stage
 from mm_assets.assets.omics import table_stages, task_table_stages
 from mm_assets.assets.porpoise import embeddings
-from mm_assets.assets.stage import Job, Produced, SlideStage, Workspace
-from mm_assets.cohort.config import Task
+from mm_assets.assets.stage import Job, SlideStage, Workspace
 from mm_assets.cohort.loading import load_config
 from mm_assets.encoders import registry
 from mm_assets.encoders.hipt import load_region_encoder, white_token
@@ -61,11 +59,7 @@ def test_from_pixels_to_patients(home: Path, tmp_path: Path) -> None:
 def test_from_tokens_to_patients_and_back_to_pixels(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same stages in this process, on random tokens in place of those of ViT-256.
-
-    Models are kept in memory: that the registry gives back what it was given is tested elsewhere,
-    and setting up its database takes longer than all else here.
-    """
+    """The same stages in this process, on random tokens in place of those of ViT-256."""
     yaml = make_cohort(tmp_path / "cohorts" / "tiny", PATIENTS, hipt=HIPT, imaging=IMAGING)
     once = cache(registry.load_encoder)  # Random weights of ViT-256 take seconds to draw.
     monkeypatch.setattr(registry, "load_encoder", lambda name, weights, *_: once(name, weights))
@@ -81,17 +75,6 @@ def test_from_tokens_to_patients_and_back_to_pixels(
         _put(space, "tile_embeddings_hipt", slide, "arrow", _tokens(number))
     _run(space, region_stage(config), slides)
     _check_regions(home, slides[0])
-    kept: list[Any] = []
-
-    def keep(job: Job, task: Task, name: str, final: Any, predictions: Any, *_: Any) -> Produced:
-        kept.append(final)
-        digest = job.workspace.store.write_table(
-            job.ref(name, "parquet"), predictions, job.provenance[name]
-        )
-        return Produced({"parquet": digest}, {"registered_model": name, "version": 1, **MADE_WITH})
-
-    monkeypatch.setattr("mm_assets.assets.porpoise.register_model", keep)
-    monkeypatch.setattr(Tracking, "predictor", lambda *_: kept[0])
     run_cohort_stage(hipt_stage(config, task), space, "")
     _check_predictions(home, task.name, "risk")
     _run(space, hipt_attention_stage(config, task), slides[:1])
