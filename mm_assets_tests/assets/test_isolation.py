@@ -124,6 +124,7 @@ def test_a_range_run_survives_crash_and_hang(
     from mm_assets.resources.home import dagster_instance, default_resources
 
     monkeypatch.setattr(isolation, "HANG_SECONDS", 1.0)
+    before = set(multiprocessing.active_children())  # such as another test's pool
     slides, bad = ["a", "crash", "hang", "y"], {"crash", "hang"}
     space = workspace(str(make_cohort(tmp_path / "tiny", 8, slides=0, omics=None)))
     stage = SlideStage(
@@ -159,4 +160,4 @@ def test_a_range_run_survives_crash_and_hang(
         monkeypatch.setattr(isolation, "_Child", None)
         assert not materialize("y").success
         assert space.receipts.read_many("tiny", "faulty", slides) == receipts
-    assert not multiprocessing.active_children()
+    assert not set(multiprocessing.active_children()) - before
