@@ -17,9 +17,10 @@ demo: $(READY)
 ui: $(READY)
 	$(BIN)/mm ui --dagster-port $(DAGSTER_PORT) --mlflow-port $(MLFLOW_PORT) --viewer-port $(VIEWER_PORT)
 
+# Three workers on two cores: one of them mostly waits for a daemon's next tick.
 test: $(READY)
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -m "not stress" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not stress" -n 3 --dist loadfile --no-loadscope-reorder
 
 stress: $(READY)
 	$(BIN)/python -m pytest -m stress

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mm_assets.cli_encoders import encoders
 from mm_assets.cli_evidence import evidence
+from mm_assets.cli_promote import promote
 from mm_assets.cli_view import opinions, view
 from mm_assets.cohort.problems import CohortError, Problem, refuse_errors
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 demo_app = typer.Typer(no_args_is_help=True, help="The synthetic demo cohort.")
 app.add_typer(demo_app, name="demo")
-for command in (encoders, evidence, view, opinions):
+for command in (encoders, evidence, view, opinions, promote):
     app.command()(command)
 FULL_BYTES = 1 << 20
 out, err = Console(), Console(stderr=True)

@@ -10,7 +10,7 @@ WEIGHTS = "weights"
 def encoders(
     as_json: Annotated[bool, typer.Option("--json", help="Print data for programs.")] = False,
 ) -> None:
-    """Encoders by name: dimension, input, licence, whether the weights are under MM_HOME."""
+    """Encoders by name: dimension, input, licence, whether the weights are here."""
     from mm_assets.cli import out, show
     from mm_assets.cohort.config import mm_home
     from mm_assets.encoders.catalogue import list_encoders

@@ -73,5 +73,5 @@ def opinions(
     if table is None:
         show(found.rows(), as_json, f"opinions on {space.config.cohort}")
         return
-    publish(table, found.table().to_csv(index=False).encode())
+    publish(table, found.csv().encode())
     out.print(f"{len(found.rows())} opinions: {table}", soft_wrap=True)

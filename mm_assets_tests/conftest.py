@@ -20,7 +20,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # left with one at the end.
 FIRST = (
     *("test_servers.py", "test_browser.py", "test_automation.py", "test_end_to_end.py"),
-    *("test_backfill.py", "test_nuclei.py", "test_hipt.py", "test_real_data.py", "test_kill.py"),
+    *("test_backfill.py", "test_predictions.py", "test_real_data.py", "test_nuclei.py"),
+    *("test_nucleus_gnn.py", "test_tuning.py", "test_hipt.py", "test_kill.py"),
 )
 
 

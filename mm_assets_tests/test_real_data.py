@@ -137,6 +137,7 @@ def test_colorectal_survival_reaches_its_gates(shared_data: Path, tmp_path: Path
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(1800)
 def test_breast_reaches_its_gates(shared_data: Path, tmp_path: Path) -> None:
     splits = str(shared_data / "tcga" / "splits" / "tcga_brca")
     sections = {"tasks": [SURVIVAL, SUBTYPE], "evaluation": {"splits": splits}}

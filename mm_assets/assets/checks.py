@@ -48,6 +48,14 @@ def omics_checks(
     )
 
 
+def all_scored(refused: "pd.Series") -> Check:
+    """The model could read what there is of every patient; `refused` is patient -> why not."""
+    lines = [f"- {patient}: {reason}" for patient, reason in refused.items()]
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = [f"- and {len(lines) - SHOWN} more, in the table"]
+    return Check("all_scored", passed=refused.empty, note="\n".join(lines))
+
+
 def splits_checks(
     splits: "pd.DataFrame",
     clinical: "pd.DataFrame",
@@ -72,6 +80,12 @@ def splits_checks(
     sizes = f"test folds hold {test.min()} to {test.max()} patients"
     checks += [Check("fold_sizes", passed=not uneven, note=sizes), remarks(problems)]
     return tuple(checks)
+
+
+def telltale_check(names: Sequence[str]) -> Check:
+    """No omics feature ranks the patients almost perfectly by itself."""
+    note = f"a copy of the outcome? Leave out, or the results mean nothing: {', '.join(names)}"
+    return Check("no_telltale", passed=not names, note=note if names else "")
 
 
 def evaluation_checks(evaluation: "Evaluation", metric: str, model: str) -> tuple[Check, ...]:

@@ -17,6 +17,7 @@ from mm_assets.assets.stage import (
     asset_spec,
     plain,
 )
+from mm_assets.assets.twins import refuse_twins
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.cohort.problems import CohortError
 from mm_assets.resources.receipts import Receipt
@@ -41,7 +42,7 @@ def upstream_receipts(stage: CohortStage, workspace: Workspace) -> dict[str, dic
 
 
 def cohort_provenance(
-    stage: CohortStage, config: CohortConfig, upstream: Mapping[str, Mapping[str, Receipt]]
+    stage: CohortStage, workspace: Workspace, upstream: Mapping[str, Mapping[str, Receipt]]
 ) -> Provenance:
     """Inputs of the stage by digest: the manifest of slides of each per-slide asset included."""
     inputs = {
@@ -49,14 +50,14 @@ def cohort_provenance(
         for asset, receipts in upstream.items()
     }
     if stage.sources:
-        inputs["source"] = dict(stage.sources(config))
+        inputs["source"] = dict(stage.sources(workspace))
     return Provenance(stage.name, COHORT, stage.code_version, dict(stage.parameters), inputs)
 
 
 def is_current(stage: CohortStage, workspace: Workspace) -> bool:
     """Whether a valid receipt says that there is nothing to do."""
     upstream = upstream_receipts(stage, workspace)
-    fingerprint = cohort_provenance(stage, workspace.config, upstream).fingerprint()
+    fingerprint = cohort_provenance(stage, workspace, upstream).fingerprint()
     cohort = workspace.config.cohort
     return workspace.receipts.valid(cohort, stage.name, COHORT, fingerprint) is not None
 
@@ -69,7 +70,7 @@ def run_cohort_stage(
     Raises
     ------
     CohortError
-        When an input is missing or unusable.
+        When an input is missing or unusable, or slides of two patients are the same.
     """
     config, receipts = workspace.config, workspace.receipts
     upstream = upstream_receipts(stage, workspace)
@@ -79,7 +80,9 @@ def run_cohort_stage(
             f"{stage.name} reads {', '.join(absent)}: materialize that first",
             allow_retries=False,
         )
-    provenance = cohort_provenance(stage, config, upstream)
+    if any(COHORT not in found for found in upstream.values()):
+        refuse_twins(workspace)
+    provenance = cohort_provenance(stage, workspace, upstream)
     valid = receipts.valid(config.cohort, stage.name, COHORT, provenance.fingerprint())
     if valid:
         return valid, None

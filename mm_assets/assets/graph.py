@@ -6,11 +6,14 @@ from mm_assets.assets.attention import attention_stages
 from mm_assets.assets.evidence import evidence_stage
 from mm_assets.assets.extremum import extremum_stage
 from mm_assets.assets.hipt import hipt_stage, region_stage
-from mm_assets.assets.models import model_stages
+from mm_assets.assets.hipt_attention import hipt_attention_stage
+from mm_assets.assets.learning_curve import learning_curve_stages
+from mm_assets.assets.models import heec_name, model_stages
 from mm_assets.assets.nuclei import nucleus_stage
 from mm_assets.assets.nucleus_gnn import nucleus_gnn_stage
 from mm_assets.assets.omics import table_stages, task_table_stages
 from mm_assets.assets.porpoise import porpoise_stages
+from mm_assets.assets.predictions import predictions_stage
 from mm_assets.assets.reports import cohort_report_stage, evaluation_stage
 from mm_assets.assets.selection import tile_scorer_stage
 from mm_assets.assets.slides import slide_stage, tissue_stage
@@ -46,7 +49,12 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
         if config.slides:
             stages.append(evidence_stage(config, task))
             stages += attention_stages(config, task)
+            if config.hipt is not None:
+                stages.append(hipt_attention_stage(config, task))
+        stages += learning_curve_stages(config, task)
         stages.append(evaluation_stage(config, task, models[task.name]))
+        if heec_name(task) in models[task.name]:
+            stages.append(predictions_stage(config, task, stages[-1].name))
     stages.append(cohort_report_stage(config, models))
     return stages
 

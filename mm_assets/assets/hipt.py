@@ -7,7 +7,8 @@ Tiles are embedded by ViT-256 in the pass over the pixels that feeds every encod
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from mm_assets.assets.compute import Compute
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mm_assets.encoders.base import Encoder
     from mm_assets.encoders.hipt import RegionEncoder
 
 
@@ -52,27 +54,36 @@ def region_stage(config: CohortConfig) -> SlideStage:
 
 @contextmanager
 def _region_worker(workspace: Workspace) -> Iterator[SlideWorker]:
+    load = cache(partial(load_levels, workspace))
+
+    def work(job: Job) -> Mapping[str, Produced]:
+        return {HIPT: _embed(job, load())}
+
+    yield work
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Both transformers, and the token of a tile without tissue."""
+
+    tiles: "Encoder"
+    regions: "RegionEncoder"
+    white: "NDArray[np.float16]"
+
+
+def load_levels(workspace: Workspace, device: str | None = None) -> Levels:
+    """The transformers of the cohort."""
     from mm_assets.encoders.hipt import load_region_encoder, white_token
     from mm_assets.encoders.registry import load_encoder
 
     config = workspace.config
     assert config.hipt is not None
-    settings = config.hipt
-
-    @cache
-    def load() -> "tuple[RegionEncoder, NDArray[np.float16]]":
-        tiles = load_encoder("hipt", settings.tile_weights)
-        return load_region_encoder(settings.region_weights), white_token(
-            tiles, config.imaging.tile_px
-        )
-
-    def work(job: Job) -> Mapping[str, Produced]:
-        return {HIPT: _embed(job, *load())}
-
-    yield work
+    tiles = load_encoder("hipt", config.hipt.tile_weights, device)
+    regions = load_region_encoder(config.hipt.region_weights, device)
+    return Levels(tiles, regions, white_token(tiles, config.imaging.tile_px))
 
 
-def _embed(job: Job, encoder: "RegionEncoder", white: "NDArray[np.float16]") -> Produced:
+def _embed(job: Job, levels: Levels) -> Produced:
     from mm_assets.encoders.hipt import token_grids
     from mm_assets.wsi.embed import embedding_table
     from mm_assets.wsi.tiling import Grid
@@ -84,7 +95,8 @@ def _embed(job: Job, encoder: "RegionEncoder", white: "NDArray[np.float16]") -> 
     region_grid = Grid(imaging.region_px, imaging.mpp, mpp)
     side = imaging.region_px // imaging.tile_px
     places = tile_grid.squares_at(tiles["x"].to_numpy(), tiles["y"].to_numpy())
-    grids, regions = token_grids(embeddings(tiles), places, side, white)
+    grids, regions = token_grids(embeddings(tiles), places, side, levels.white)
+    encoder = levels.regions
     table = embedding_table(encoder.encode(grids), region_grid.corners(regions), region_grid.size0)
     made_of = job.upstream[HIPT_TILES][job.name].metadata
     shared = {
@@ -107,7 +119,7 @@ def hipt_stage(config: CohortConfig, task: Task) -> CohortStage:
         outputs=(name,),
         upstream=(CLINICAL, splits_name(task), HIPT),
         group="models",
-        code_version="1",
+        code_version="2",
         description="HIPT's last level: gated attention over all regions of a patient.",
         kinds=frozenset({"pytorch", "mlflow"}),
         compute=Compute(gpu=1, cpu=4, memory_gib=8),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mm_assets.models.features import FeatureBlocks, Variant
     from mm_assets.models.heec_parameters import HeecParameters
-    from mm_assets.resources.model_run import Predictor
+    from mm_assets.resources.model_run import Predictor, RunFacts
     from mm_assets.resources.tracking import RegisteredModel
 
 EXAMPLE_ROWS = 5
@@ -72,7 +72,7 @@ def _clinical_stage(config: CohortConfig, task: Task) -> CohortStage:
         outputs=(clinical_name(task),),
         upstream=(CLINICAL, splits_name(task)),
         group="models",
-        code_version="2",
+        code_version="3",
         description="Baseline on clinical covariates alone.",
         kinds=frozenset({"lifelines", "mlflow"}),
         parameters={"task": task.model_dump(), "covariates": config.clinical.covariates},
@@ -90,9 +90,13 @@ def _train_clinical(job: Job, task: Task) -> Produced:
     name = clinical_name(task)
     progress = Progress(f"{config.cohort}/{name}", 0, job.workspace.log)
     predictions = run_clinical_folds(
-        covariates, endpoint, read_table(job, splits_name(task)), _horizons(task), progress.update
+        covariates,
+        endpoint,
+        read_table(job, splits_name(task)),
+        prediction_months(task),
+        progress.update,
     )
-    final = ClinicalModel.fit(covariates.loc[endpoint.table.index], endpoint, _horizons(task))
+    final = ClinicalModel.fit(covariates.loc[endpoint.table.index], endpoint, horizons(task))
     return register_model(job, task, name, final, predictions, covariates)
 
 
@@ -106,7 +110,7 @@ def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
         outputs=(heec_name(task),),
         upstream=tuple(upstream),
         group="models",
-        code_version="4",
+        code_version="5",
         description="HEEC: LightGBM on extremum vectors, in-fold filtered omics and clinical "
         "covariates, with its ablations.",
         kinds=frozenset({"lightgbm", "mlflow"}),
@@ -131,7 +135,7 @@ def _train_heec(job: Job, task: Task) -> Produced:
     config = job.workspace.config
     clinical = read_table(job, CLINICAL)
     endpoint = make_endpoint(clinical, task)
-    blocks = _feature_blocks(job, task, clinical)
+    blocks = feature_blocks(job, task, clinical)
     filtered = read_table(job, filtered_omics_name(task)) if config.omics else None
     sites = clinical["site"] if config.evaluation.preserve_sites and "site" in clinical else None
     name = heec_name(task)
@@ -144,7 +148,7 @@ def _train_heec(job: Job, task: Task) -> Produced:
         blocks,
         endpoint,
         splits,
-        _horizons(task),
+        prediction_months(task),
         variants,
         parameters,
         filtered,
@@ -155,7 +159,7 @@ def _train_heec(job: Job, task: Task) -> Produced:
         lru_cache(2)(partial(_imaging_matrix, job, task)) if config.slides else None,
         tried.append,
     )
-    final = fit_final(blocks, endpoint, _horizons(task), parameters, filtered, sites)
+    final = fit_final(blocks, endpoint, horizons(task), parameters, filtered, sites)
     trials = pd.concat([*tried, label_trials(final, "heec")], ignore_index=True)
     frame = blocks.frame(endpoint.table.index.tolist())
     return register_model(job, task, name, final, predictions, frame, trials=trials)
@@ -188,14 +192,20 @@ def _variants(config: CohortConfig, blocks: "FeatureBlocks", task: Task) -> "lis
     return variants + compared_variants(compare, blocks, task.kind, selects(config))
 
 
-def _feature_blocks(job: Job, task: Task, clinical: "pd.DataFrame") -> "FeatureBlocks":
+def feature_blocks(
+    job: Job, task: Task, clinical: "pd.DataFrame", selection: bool = True
+) -> "FeatureBlocks":
+    """What the cohort has of each patient; of the slides what the final model's selection keeps."""
     from mm_assets.models.features import FeatureBlocks
     from mm_assets.omics.filters import ALL_PATIENTS
 
     config = job.workspace.config
     columns = covariate_columns(clinical, config.clinical, task)
+    imaging = None
+    if config.slides:
+        imaging = _imaging_matrix(job, task, ALL_PATIENTS, ALL_PATIENTS, selection)
     return FeatureBlocks(
-        imaging=_imaging_matrix(job, task, ALL_PATIENTS, ALL_PATIENTS) if config.slides else None,
+        imaging=imaging,
         omics=read_table(job, OMICS) if config.omics else None,
         clinical=clinical[columns] if columns else None,
     )
@@ -220,8 +230,14 @@ def _imaging_matrix(
     return patient_matrix(by_slide, manifest)
 
 
-def _horizons(task: Task) -> Sequence[float]:
+def horizons(task: Task) -> Sequence[float]:
+    """Months at which a final model predicts survival; none for classes."""
     return task.horizons if isinstance(task, SurvivalTask) else ()
+
+
+def prediction_months(task: Task) -> Sequence[float]:
+    """Months at which the models of the folds predict survival; none for classes."""
+    return task.prediction_months if isinstance(task, SurvivalTask) else ()
 
 
 def register_model(
@@ -231,20 +247,20 @@ def register_model(
     final: "Predictor",
     predictions: "pd.DataFrame",
     frame: "pd.DataFrame",
-    curves: "pd.DataFrame | None" = None,
     trials: "pd.DataFrame | None" = None,
+    live: str | None = None,
 ) -> Produced:
     """Store the out-of-fold predictions and register the final model.
 
     Parameters
     ----------
-    curves, trials
-        Learning curves, and what tuning tried, as in `ModelRun`.
+    trials, live
+        What tuning tried, and the run opened for the training, as in `ModelRun`.
     """
     digest = job.workspace.store.write_table(
         job.ref(name, "parquet"), predictions, job.provenance[name]
     )
-    model = _log_model(job, task, name, final, frame, curves, trials)
+    model = _log_model(job, task, name, final, frame, trials, live)
     metadata: dict[str, Any] = {
         "models": ", ".join(predictions["model"].unique()),
         "patients": int(predictions["patient_id"].nunique()),
@@ -272,32 +288,40 @@ def _log_model(
     name: str,
     final: "Predictor",
     frame: "pd.DataFrame",
-    curves: "pd.DataFrame | None",
     trials: "pd.DataFrame | None",
+    live: str | None,
 ) -> "RegisteredModel":
     from mm_assets.resources.lineage import lineage_of_provenance, to_json
     from mm_assets.resources.model_run import ModelRun
 
-    provenance = job.provenance[name]
-    cohort = job.workspace.config.cohort
-    lineage = lineage_of_provenance(job.workspace.store, cohort, provenance)
-    columns = list(final.feature_names)
+    cohort, store = job.workspace.config.cohort, job.workspace.store
+    lineage = lineage_of_provenance(store, cohort, job.provenance[name])
     return job.workspace.tracking.log_model(
         ModelRun(
-            cohort=cohort,
-            task=task.name,
-            model=name.removesuffix(f"_{task.name}"),
-            dagster_run_id=job.dagster_run_id,
-            asset_key=f"{cohort}/{name}",
-            code_version=provenance.code_version,
-            upstream=provenance.inputs,
-            splits_digest=next(iter(provenance.inputs[splits_name(task)].values())),
-            parameters=provenance.parameters,
+            **vars(run_facts(job, task, name)),
             predictor=final,
-            input_example=frame[columns].head(EXAMPLE_ROWS),
+            input_example=frame[list(final.feature_names)].head(EXAMPLE_ROWS),
             lineage=to_json(lineage),
-            weights=_weights_read(job, task),
-            curves=curves,
             trials=trials,
+            live=live,
         )
+    )
+
+
+def run_facts(job: Job, task: Task, name: str) -> "RunFacts":
+    """What MLflow is told of a model before it is trained."""
+    from mm_assets.resources.model_run import RunFacts
+
+    provenance, cohort = job.provenance[name], job.workspace.config.cohort
+    return RunFacts(
+        cohort=cohort,
+        task=task.name,
+        model=name.removesuffix(f"_{task.name}"),
+        dagster_run_id=job.dagster_run_id,
+        asset_key=f"{cohort}/{name}",
+        code_version=provenance.code_version,
+        upstream=provenance.inputs,
+        splits_digest=next(iter(provenance.inputs[splits_name(task)].values())),
+        parameters=provenance.parameters,
+        weights=_weights_read(job, task),
     )

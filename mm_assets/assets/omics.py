@@ -11,6 +11,7 @@ from mm_assets.assets.checks import (
     clinical_checks,
     omics_checks,
     splits_checks,
+    telltale_check,
 )
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.stage import CohortStage, Job, Produced
@@ -58,7 +59,7 @@ def table_stages(config: CohortConfig) -> list[CohortStage]:
                 **config.clinical.model_dump(exclude={"table"}),
                 "endpoints": [list(endpoint_columns(task)) for task in config.tasks],
             },
-            sources=lambda c: source_digests(c.clinical.table),
+            sources=lambda w: source_digests(w.config.clinical.table),
             run=_clinical,
             checks=("patients_unique", "remarks"),
         )
@@ -74,7 +75,7 @@ def table_stages(config: CohortConfig) -> list[CohortStage]:
                 kinds=frozenset({"pandas"}),
                 compute=Compute(cpu=1, memory_gib=8),
                 parameters=config.omics.model_dump(exclude={"path"}),
-                sources=lambda c: source_digests(c.omics.path if c.omics else None),
+                sources=lambda w: source_digests(w.config.omics.path if w.config.omics else None),
                 run=_omics,
                 checks=("overlap", "remarks"),
             )
@@ -84,7 +85,9 @@ def table_stages(config: CohortConfig) -> list[CohortStage]:
 
 def task_table_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
     """`splits_T` and, where the cohort has omics, `filtered_omics_T`."""
-    evaluation = config.evaluation.model_dump(exclude={"splits", "attainable", "bootstrap"})
+    evaluation = config.evaluation.model_dump(
+        exclude={"splits", "attainable", "bootstrap", "learning_curve"}
+    )
     stages = [
         CohortStage(
             outputs=(splits_name(task),),
@@ -94,7 +97,7 @@ def task_table_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
             description="Patient-level folds: given ones, or stratified and site-preserving.",
             kinds=frozenset({"pandas"}),
             parameters={"task": task.model_dump(), "evaluation": evaluation},
-            sources=lambda c: source_digests(c.evaluation.splits),
+            sources=lambda w: source_digests(w.config.evaluation.splits),
             run=lambda job: _splits(job, task),
             checks=("patients_apart", "sites_apart", "fold_sizes", "remarks"),
         )
@@ -105,7 +108,7 @@ def task_table_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
                 outputs=(filtered_omics_name(task),),
                 upstream=(CLINICAL, OMICS, splits_name(task)),
                 group="omics",
-                code_version="1",
+                code_version="2",
                 description="Per fold, the features that a univariate test on the training "
                 "patients keeps, with statistics, winsor limits and medians.",
                 kinds=frozenset({"pandas"}),
@@ -115,6 +118,7 @@ def task_table_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
                     "keep": config.evaluation.omics_features,
                 },
                 run=lambda job: _filtered_omics(job, task),
+                checks=("no_telltale",),
             )
         )
     return stages
@@ -182,11 +186,12 @@ def _splits(job: Job, task: Task) -> Produced:
 
 
 def _filtered_omics(job: Job, task: Task) -> Produced:
+    from mm_assets.evaluation.telltale import telltale_features
     from mm_assets.omics.filters import filter_folds
 
-    endpoint = make_endpoint(read_table(job, CLINICAL), task)
+    endpoint, omics = make_endpoint(read_table(job, CLINICAL), task), read_table(job, OMICS)
     kept = filter_folds(
-        read_table(job, OMICS),
+        omics,
         endpoint,
         read_table(job, splits_name(task)),
         job.workspace.config.evaluation.omics_features,
@@ -201,6 +206,7 @@ def _filtered_omics(job: Job, task: Task) -> Produced:
                 best[["feature", "statistic", "p_value", "q_value"]].to_markdown(index=False)
             ),
         },
+        (telltale_check(telltale_features(omics, endpoint, best["feature"].tolist())),),
     )
 
 

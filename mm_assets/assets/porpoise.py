@@ -1,23 +1,30 @@
 """Stages of PORPOISE's networks: `porpoise_amil_T`, `porpoise_snn_T` and `porpoise_mmf_T`."""
 
 import shutil
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mm_assets.assets.compute import Compute
-from mm_assets.assets.models import EXAMPLE_ROWS, register_model
+from mm_assets.assets.models import (
+    EXAMPLE_ROWS,
+    horizons,
+    prediction_months,
+    register_model,
+    run_facts,
+)
 from mm_assets.assets.omics import CLINICAL, OMICS, read_table, splits_name
 from mm_assets.assets.progress import Progress
 from mm_assets.assets.slides import manifest_rows
 from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.assets.tiles import TILES
 from mm_assets.cohort.clinical import make_endpoint
-from mm_assets.cohort.config import CohortConfig, NetworkConfig, SurvivalTask, Task, mm_home
+from mm_assets.cohort.config import CohortConfig, NetworkConfig, Task, mm_home
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
     import pyarrow as pa
     from numpy.typing import NDArray
 
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
     from mm_assets.models.porpoise.networks import Kind
 
 EXAMPLE_TILES = 4
+FLUSH_SECONDS = 2.0  # MLflow is told of epochs no more often
 READS: "dict[Kind, tuple[str, ...]]" = {"amil": (TILES,), "snn": (OMICS,), "mmf": (TILES, OMICS)}
 DESCRIPTIONS: "dict[Kind, str]" = {
     "amil": "PORPOISE on slides alone: gated attention over all tiles of a patient.",
@@ -57,7 +65,7 @@ def _stage(config: CohortConfig, task: Task, kind: "Kind") -> CohortStage:
         outputs=(name,),
         upstream=(CLINICAL, splits_name(task), *READS[kind]),
         group="models",
-        code_version="1",
+        code_version="2",
         description=DESCRIPTIONS[kind],
         kinds=frozenset({"pytorch", "mlflow"}),
         compute=Compute(gpu=1, cpu=4, memory_gib=16),
@@ -95,22 +103,24 @@ def train_network(
     )
     parameters = _parameters(settings, config.evaluation.seed)
     fits = 1 + len(splits[["repeat", "fold"]].drop_duplicates())
-    epochs = _Epochs(job, name, fits, parameters.training.epochs)
-    study = Fits(
-        kind,
-        cohort,
-        endpoint,
-        task.horizons if isinstance(task, SurvivalTask) else (),
-        parameters,
-        clinical["site"] if config.evaluation.preserve_sites and "site" in clinical else None,
-        scratch,
-        epochs.record,
-    )
-    predictions = study.out_of_fold(splits).assign(model=name.removesuffix(f"_{task.name}"))
-    final = study.final()
-    patients = cohort.readable(kind, endpoint.table.index.tolist())[:EXAMPLE_ROWS]
-    example = registry_frame(cohort, final, patients, EXAMPLE_TILES)
-    produced = register_model(job, task, name, final, predictions, example, epochs.table())
+    with job.workspace.tracking.live_run(run_facts(job, task, name)) as run:
+        epochs = _Epochs(job, name, run, fits, parameters.training.epochs)
+        study = Fits(
+            kind,
+            cohort,
+            endpoint,
+            prediction_months(task),
+            parameters,
+            clinical["site"] if config.evaluation.preserve_sites and "site" in clinical else None,
+            scratch,
+            epochs.record,
+        )
+        predictions = study.out_of_fold(splits).assign(model=name.removesuffix(f"_{task.name}"))
+        final = replace(study, horizons=horizons(task)).final()
+        epochs.flush()
+        patients = cohort.readable(kind, endpoint.table.index.tolist())[:EXAMPLE_ROWS]
+        example = registry_frame(cohort, final, patients, EXAMPLE_TILES)
+        produced = register_model(job, task, name, final, predictions, example, live=run)
     shutil.rmtree(folder)
     return produced
 
@@ -176,28 +186,32 @@ def embeddings(tiles: "pa.Table") -> "NDArray[np.float16]":
 
 
 class _Epochs:
-    """Progress in the UI, and the learning curves of all fits."""
+    """Progress in the UI, and the learning curves of all fits in MLflow while they grow."""
 
-    def __init__(self, job: Job, name: str, fits: int, epochs: int) -> None:
+    def __init__(self, job: Job, name: str, run: str, fits: int, epochs: int) -> None:
         label = f"{job.workspace.config.cohort}/{name}"
         self._progress = Progress(label, fits * epochs, job.workspace.log)
-        self._epochs = epochs
-        self._rows: dict[tuple[str, int], tuple[float, float]] = {}
+        self._tracking, self._run, self._epochs = job.workspace.tracking, run, epochs
+        self._begun: set[str] = set()
+        self._waiting: list[tuple[str, int, float]] = []
+        self._flushed = time.monotonic()
 
     def record(self, fit: str, epoch: int, training: float, validation: float) -> None:
         """Called by the training after each epoch."""
-        self._rows[fit, epoch] = training, validation
-        begun = len({name for name, _ in self._rows})
-        done = (begun - 1) * self._epochs + epoch + 1
+        self._begun.add(fit)
+        self._waiting += [
+            (f"{fit}/training_loss", epoch, training),
+            (f"{fit}/inner_loss", epoch, validation),
+        ]
+        if time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self.flush()
+        done = (len(self._begun) - 1) * self._epochs + epoch + 1
         self._progress.update(done, self._progress.total)
 
-    def table(self) -> "pd.DataFrame":
-        """Columns curve, epoch, value."""
+    def flush(self) -> None:
+        """Send what MLflow has not been told yet."""
         import pandas as pd
 
-        rows = [
-            (f"{fit}/{curve}", epoch, value)
-            for (fit, epoch), losses in self._rows.items()
-            for curve, value in zip(("training_loss", "inner_loss"), losses, strict=True)
-        ]
-        return pd.DataFrame(rows, columns=["curve", "epoch", "value"])
+        table = pd.DataFrame(self._waiting, columns=["curve", "epoch", "value"])
+        self._tracking.log_curves(self._run, table)
+        self._waiting, self._flushed = [], time.monotonic()

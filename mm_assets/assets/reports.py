@@ -10,13 +10,27 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from mm_assets.assets.checks import evaluation_checks
-from mm_assets.assets.models import heec_name, weights_stamp, without_genes_label
+from mm_assets.assets.learning_curve import learning_curve_stages
+from mm_assets.assets.models import heec_name, weights_stamp
 from mm_assets.assets.omics import CLINICAL, read_table, source_digests, splits_name
-from mm_assets.assets.partitions import is_quarantine
 from mm_assets.assets.progress import Progress
-from mm_assets.assets.slides import manifest_rows, markdown_image
+from mm_assets.assets.promotion import out_of_fold_file, settle
+from mm_assets.assets.report_facts import (
+    follow_up,
+    patient_flow,
+    quarantined,
+    report_provenance,
+    slide_flow,
+)
+from mm_assets.assets.slides import markdown_image
 from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.assets.tiles import TILES
+from mm_assets.assets.wording import (
+    endpoint_in_words,
+    is_single_modality,
+    model_descriptions,
+    model_names,
+)
 from mm_assets.cohort.clinical import Endpoint, make_endpoint
 from mm_assets.cohort.config import CohortConfig, SurvivalTask, Task
 from mm_assets.resources.receipts import Receipt
@@ -27,9 +41,11 @@ if TYPE_CHECKING:
 
     from mm_assets.evaluation.comparison import Evaluation
     from mm_assets.evaluation.options import OptionComparison
-    from mm_assets.evaluation.report import FlowStep, TaskReport
+    from mm_assets.evaluation.report import TaskReport
 
 REPORT = "cohort_report"
+PROMOTIONS = "promotions"
+CARD = "model_card.md"
 
 
 def evaluation_name(task: str) -> str:
@@ -55,20 +71,26 @@ def evaluation_stage(config: CohortConfig, task: Task, models: list[str]) -> Coh
     """`evaluation_T`."""
     return CohortStage(
         outputs=(evaluation_name(task.name),),
-        upstream=(CLINICAL, splits_name(task), *models),
+        upstream=(CLINICAL, splits_name(task), *models, *_learning_curve(config, task)),
         group="reports",
-        code_version="1",
+        code_version="2",
         description="Out-of-fold metrics with intervals, paired comparisons, ablations, subgroups.",
         kinds=frozenset({"scikit-learn"}),
         parameters={
             "task": task.model_dump(),
             "bootstrap": config.evaluation.bootstrap,
             "seed": config.evaluation.seed,
+            "promotion_margin": config.evaluation.promotion_margin,
         },
-        sources=lambda c: source_digests(c.evaluation.attainable),
+        sources=lambda w: source_digests(w.config.evaluation.attainable),
         run=lambda job: _evaluate(job, task, models),
         checks=("better_than_chance", "calibration"),
     )
+
+
+def _learning_curve(config: CohortConfig, task: Task) -> tuple[str, ...]:
+    """Asset of the task's learning curve, where the cohort has one."""
+    return tuple(stage.name for stage in learning_curve_stages(config, task))
 
 
 def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
@@ -81,6 +103,7 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
     clinical = read_table(job, CLINICAL)
     endpoint = make_endpoint(clinical, task)
     progress = Progress(f"{config.cohort}/{evaluation_name(task.name)}", 0, job.workspace.log)
+    curve = _learning_curve(config, task)
     evaluation = evaluate(
         pd.concat([read_table(job, model) for model in models], ignore_index=True),
         endpoint,
@@ -89,6 +112,7 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
         horizons=task.horizons if isinstance(task, SurvivalTask) else (),
         bootstrap=config.evaluation.bootstrap,
         seed=config.evaluation.seed,
+        learning=read_table(job, curve[0]) if curve else None,
         progress=progress.update,
     )
     name = evaluation_name(task.name)
@@ -98,13 +122,19 @@ def _evaluate(job: Job, task: Task, models: list[str]) -> Produced:
         )
         for table, frame in evaluation.tables().items()
     }
+    promotions = settle(job, task, models, endpoint, main_metric(task))
+    outputs[f"{PROMOTIONS}.parquet"] = job.workspace.store.write_table(
+        _table_ref(config.cohort, task.name, PROMOTIONS), promotions, job.provenance[name]
+    )
     report = _task_report(job, task, models, evaluation, endpoint)
     html = render_task_report(report).encode()
     outputs["html"] = job.workspace.store.write_bytes(
         job.ref(name, "html"), html, job.provenance[name]
     )
     for model in models:
-        _attach(job, task, job.upstream[model][COHORT], evaluation, html)
+        receipt = job.upstream[model][COHORT]
+        card = _model_card(job, task, receipt, evaluation, promotions)
+        _attach(job, task, receipt, evaluation, {"report/report.html": html, CARD: card})
     return Produced(
         outputs,
         _shown(job, task, evaluation, report),
@@ -118,14 +148,46 @@ def _judged_model(models: list[str], task: Task) -> str:
     return asset.removesuffix(f"_{task.name}")
 
 
-def _attach(job: Job, task: Task, receipt: Receipt, evaluation: "Evaluation", html: bytes) -> None:
+def _attach(
+    job: Job, task: Task, receipt: Receipt, evaluation: "Evaluation", files: Mapping[str, bytes]
+) -> None:
     """Give a model's MLflow run its share of the evaluation."""
-    model = receipt.asset.removesuffix(f"_{task.name}")
+    model = _model_name(receipt, task)
     family = set(str(receipt.metadata["models"]).split(", "))
     metrics = evaluation.metrics[evaluation.metrics["model"].isin(family)]
     per_fold = evaluation.per_fold[evaluation.per_fold["model"].isin(family)]
     run_id = str(receipt.metadata["mlflow_run"])
-    job.workspace.tracking.attach(run_id, model, metrics, per_fold, {"report/report.html": html})
+    files = {**files, **out_of_fold_file(job, receipt.asset)}
+    job.workspace.tracking.attach(run_id, model, metrics, per_fold, files)
+
+
+def _model_card(
+    job: Job, task: Task, receipt: Receipt, evaluation: "Evaluation", promotions: "pd.DataFrame"
+) -> bytes:
+    """The model's card, which is also the description of the registered version."""
+    from mm_assets.evaluation.model_card import ModelCard, render_model_card
+
+    model, facts = _model_name(receipt, task), receipt.metadata
+    registered = job.workspace.tracking.version(
+        str(facts["registered_model"]), int(str(facts["version"]))
+    )
+    card = render_model_card(
+        ModelCard(
+            name=registered.name,
+            version=registered.version,
+            description=model_descriptions(task).get(model, model),
+            endpoint=endpoint_in_words(task),
+            metrics=evaluation.metrics[evaluation.metrics["model"] == model],
+            weights=str(facts["weights"]),
+            outcome=str(promotions.set_index("model")["outcome"][registered.name]),
+        )
+    )
+    job.workspace.tracking.describe(registered, card)
+    return card.encode()
+
+
+def _model_name(receipt: Receipt, task: Task) -> str:
+    return receipt.asset.removesuffix(f"_{task.name}")
 
 
 def _task_report(
@@ -136,28 +198,24 @@ def _task_report(
     config = job.workspace.config
     full = _judged_model(models, task)
     evaluated = tuple(dict.fromkeys(evaluation.metrics["model"]))
-    single = tuple(m for m in evaluated if m.endswith(("_imaging", "_omics"))) + tuple(
-        m for m in evaluated if m.startswith("clinical_")
-    )
     return TaskReport(
         cohort=config.cohort,
         task=task.name,
-        endpoint=_endpoint_in_words(task),
+        endpoint=endpoint_in_words(task),
         evaluation=evaluation,
         full_model=full,
-        single_models=single,
+        single_models=tuple(filter(is_single_modality, evaluated)),
         excluded=endpoint.excluded,
+        flow=tuple(patient_flow(job, evaluation, endpoint)),
+        follow_up=follow_up(endpoint),
         classes=endpoint.classes,
         options=tuple(_options(evaluated, full)),
-        descriptions=_descriptions(task),
+        names=model_names(task),
+        descriptions=model_descriptions(task),
         attainable=_attainable(config, task),
         weights=weights_stamp(job) or None if config.slides else None,
-        registered=_registered(job, models),
-        provenance={
-            "splits": job.upstream[splits_name(task)][COHORT].digest,
-            "clinical table": job.upstream[CLINICAL][COHORT].digest,
-            **{f"{model} predictions": job.upstream[model][COHORT].digest for model in models},
-        },
+        registered=_registered(job, task, models),
+        provenance=report_provenance(job, task, models),
     )
 
 
@@ -174,35 +232,6 @@ def _options(evaluated: Sequence[str], full: str) -> "Iterator[OptionComparison]
             yield OptionComparison(group.question, reference, options)
 
 
-def _descriptions(task: Task) -> dict[str, str]:
-    """One line on every model there can be."""
-    from mm_assets.models.variants import GROUPS
-
-    options = {model: words for group in GROUPS.values() for model, words in group.described()}
-    without = {f"heec_{without_genes_label(task)}": f"without {', '.join(task.without_genes)}"}
-    return {
-        "clinical_cox": "Cox regression on clinical covariates",
-        "clinical_logistic": "logistic regression on clinical covariates",
-        "heec": "boosted trees on everything the cohort has",
-        "heec_imaging": "slides alone",
-        "heec_omics": "omics alone",
-        "heec_no_expression": "everything but gene expression",
-        "heec_omics_no_expression": "omics alone, without gene expression",
-        "porpoise_amil": "attention over the tiles of the slides",
-        "hipt": "attention over the regions of the slides, HIPT",
-        "porpoise_snn": "self-normalizing network of all omics features",
-        "porpoise_mmf": "attention over tiles and self-normalizing network, fused",
-        **options,
-        **(without if task.without_genes else {}),
-    }
-
-
-def _endpoint_in_words(task: Task) -> str:
-    if isinstance(task, SurvivalTask):
-        return f"time to the event ({task.time}, in months; {task.event or task.censored})"
-    return f"{task.column}: {' or '.join(task.classes)}"
-
-
 def _attainable(config: CohortConfig, task: Task) -> dict[str, float]:
     """Best attainable value of the main metric, which only a synthetic cohort knows."""
     if config.evaluation.attainable is None:
@@ -211,9 +240,13 @@ def _attainable(config: CohortConfig, task: Task) -> dict[str, float]:
     return {best["metric"]: float(best["value"])} if best else {}
 
 
-def _registered(job: Job, models: list[str]) -> "pd.DataFrame":
+def _registered(job: Job, task: Task, models: list[str]) -> "pd.DataFrame":
     import pandas as pd
 
+    promotions = job.workspace.store.read_table(
+        _table_ref(job.workspace.config.cohort, task.name, PROMOTIONS)
+    )
+    outcomes = promotions.set_index("model")["outcome"]
     rows = []
     for model in models:
         facts = job.upstream[model][COHORT].metadata
@@ -223,9 +256,10 @@ def _registered(job: Job, models: list[str]) -> "pd.DataFrame":
                 "version": facts["version"],
                 "alias": _aliases(job, facts),
                 "url": facts["mlflow_url"],
+                "outcome": outcomes[str(facts["registered_model"])],
             }
         )
-    return pd.DataFrame(rows, columns=["model", "version", "alias", "url"])
+    return pd.DataFrame(rows, columns=["model", "version", "alias", "url", "outcome"])
 
 
 def _aliases(job: Job, facts: Mapping[str, Any]) -> str:
@@ -270,7 +304,7 @@ def cohort_report_stage(config: CohortConfig, models: Mapping[str, list[str]]) -
         outputs=(REPORT,),
         upstream=(CLINICAL, *slides, *per_task),
         group="reports",
-        code_version="1",
+        code_version="2",
         description="One self-contained page for people.",
         kinds=frozenset({"html"}),
         parameters={"tasks": [task.model_dump() for task in config.tasks]},
@@ -288,8 +322,8 @@ def _cohort_report(job: Job, models: Mapping[str, list[str]]) -> Produced:
             cohort=config.cohort,
             created=f"{datetime.now(UTC):%Y-%m-%d}",
             tasks=reports,
-            flow=tuple(_flow(job, reports)),
-            quarantined=_quarantined(job),
+            flow=tuple(slide_flow(job)),
+            quarantined=quarantined(job),
             provenance={"mm_assets": version("mm-assets"), "Dagster run": job.dagster_run_id},
         )
     ).encode()
@@ -317,34 +351,3 @@ def _stored_task_report(job: Job, task: Task, models: list[str]) -> "TaskReport"
     }
     endpoint = make_endpoint(read_table(job, CLINICAL), task)
     return _task_report(job, task, models, Evaluation(**tables), endpoint)
-
-
-def _flow(job: Job, reports: tuple["TaskReport", ...]) -> Iterator["FlowStep"]:
-    from mm_assets.evaluation.report import FlowStep
-
-    config = job.workspace.config
-    yield FlowStep("patients in the clinical table", len(read_table(job, CLINICAL)))
-    if config.slides:
-        found = len(manifest_rows(config))
-        used = len(job.upstream[TILES])
-        yield FlowStep("slides found", found)
-        yield FlowStep("slides embedded", used, f"{found - used} quarantined, failed or new")
-    for report in reports:
-        patients = int(report.evaluation.metrics["patients"].max())
-        detail = f"{len(report.excluded)} left out" if len(report.excluded) else ""
-        yield FlowStep(f"patients in task {report.task}", patients, detail)
-
-
-def _quarantined(job: Job) -> "pd.DataFrame":
-    import pandas as pd
-
-    config = job.workspace.config
-    receipts = [
-        receipt
-        for asset in ("slide", "tissue", TILES)
-        if config.slides
-        for receipt in job.workspace.receipts.read_all(config.cohort, asset).values()
-        if is_quarantine(receipt)
-    ]
-    rows = {receipt.name: receipt.reason for receipt in receipts}
-    return pd.DataFrame(sorted(rows.items()), columns=["slide_id", "reason"])

@@ -137,7 +137,7 @@ class Stage:
     parameters
         Whatever of the configuration changes the output.
     sources
-        Name -> digest or stamp of files outside the store that the stage reads.
+        Name -> digest, stamp or version of what the stage reads outside the store: files, models.
     on_refresh
         Whether the stage waits for the cohort's refresh (labels or whole-cohort inputs).
     """
@@ -190,7 +190,7 @@ class CohortStage(Stage):
 
     run: Callable[[Job], Produced]
     checks: tuple[str, ...] = ()
-    sources: Callable[[CohortConfig], Mapping[str, str]] | None = None
+    sources: Callable[[Workspace], Mapping[str, str]] | None = None
 
 
 def asset_key(cohort: str, asset: str) -> dg.AssetKey:

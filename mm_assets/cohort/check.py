@@ -29,7 +29,7 @@ from mm_assets.files import publish
 
 Result = TypeVar("Result")
 # Findings about omics are remembered for as long as neither the files nor this number change.
-_FINDINGS_VERSION = 2
+_FINDINGS_VERSION = 3
 
 
 def check_cohort(config: CohortConfig) -> list[Problem]:
@@ -114,17 +114,25 @@ def _telltale_covariates(
     task: ClassificationTask | SurvivalTask,
     endpoint: Endpoint,
 ) -> Iterator[Problem]:
-    """Covariates with few values that between them give the class away."""
-    if endpoint.kind == "survival":
-        return
-    labels = endpoint.table["label"]
-    for column in covariate_columns(clinical, config.clinical, task):
-        values = clinical.loc[labels.index, column].dropna()
-        groups = labels[values.index].groupby(values.to_numpy())
-        if 1 < groups.ngroups <= len(values) / 4 and groups.nunique().max() == 1:
-            what = f"covariate {column!r} determines the class of every patient"
-            fix = "leave it out of clinical.covariates, or the results mean nothing"
-            yield Problem(f"task {task.name}", what, fix, "warning")
+    """Covariates that give the outcome away: by few values between them, or by their order."""
+    from mm_assets.evaluation.telltale import telltale_features
+
+    columns = covariate_columns(clinical, config.clinical, task)
+    numeric = [name for name in columns if pd.api.types.is_numeric_dtype(clinical[name])]
+    told = telltale_features(clinical, endpoint, numeric)
+    if endpoint.kind == "classification":
+        told += [name for name in columns if _determines(clinical[name], endpoint.table["label"])]
+    for column in dict.fromkeys(told):
+        what = f"covariate {column!r} determines the outcome of the patients"
+        fix = "leave it out of clinical.covariates, or the results mean nothing"
+        yield Problem(f"task {task.name}", what, fix, "warning")
+
+
+def _determines(covariate: pd.Series, labels: "pd.Series[int]") -> bool:
+    """Whether a covariate of few values has one class of patients a value."""
+    values = covariate[labels.index].dropna()
+    groups = labels[values.index].groupby(values.to_numpy())
+    return bool(1 < groups.ngroups <= len(values) / 4 and groups.nunique().max() == 1)
 
 
 def _fold_problems(

@@ -12,6 +12,7 @@ ENCODER_PATTERN = (
     r"^(resnet50|resnet50_2048|hipt|uni|virchow|virchow2|gigapath|h_optimus_0"
     r"|timm:[A-Za-z0-9_.]+)$"
 )
+CURVE_STEPS = 20
 SLIDE_ID_PATTERN = re.compile(r"^[A-Za-z0-9._-]+$")
 
 
@@ -198,7 +199,9 @@ class SurvivalTask(_TaskBase):
     time: str = Field(description="Months of follow-up.")
     event: str | None = Field(None, description="Column that is 1 when the event was observed.")
     censored: str | None = Field(None, description="Column that is 1 when censored.")
-    horizons: list[float] = Field([12.0, 36.0, 60.0], description="Months at which to evaluate.")
+    horizons: list[Annotated[float, Field(gt=0)]] = Field(
+        [12.0, 36.0, 60.0], min_length=1, description="Months at which to evaluate."
+    )
 
     @model_validator(mode="after")
     def _one_event_column(self) -> "SurvivalTask":
@@ -206,8 +209,26 @@ class SurvivalTask(_TaskBase):
             raise ValueError("name exactly one of `event` and `censored`")
         return self
 
+    @property
+    def prediction_months(self) -> tuple[float, ...]:
+        """Months at which survival is predicted out of fold: the horizons and, to integrate over
+        time, twenty steps up to the last.
+        """
+        last = max(self.horizons)
+        steps = [round(last * step / CURVE_STEPS, 6) for step in range(1, CURVE_STEPS + 1)]
+        return tuple(sorted({*self.horizons, *steps}))
+
 
 Task = Annotated[ClassificationTask | SurvivalTask, Field(discriminator="kind")]
+
+
+class LearningCurveConfig(_Strict):
+    """How results grow with the cohort: models fitted to part of the training patients."""
+
+    shares: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.25, 0.5, 0.75], min_length=1, description="Shares of every fold's training patients."
+    )
+    draws: int = Field(2, ge=1, le=20, description="Random draws of patients for each share.")
 
 
 class EvaluationConfig(_Strict):
@@ -226,6 +247,18 @@ class EvaluationConfig(_Strict):
         ["selection"],
         description="Options of HEEC that the report compares, beside each modality alone: levels "
         "one by one, without selection, how covariates enter, sizes of the filters.",
+    )
+    promotion_margin: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="A new version of a model becomes champion when the interval of its difference "
+        "from the present one, in C-index or AUC, excludes a loss of this size.",
+    )
+    learning_curve: LearningCurveConfig | None = Field(
+        None,
+        description="Results by number of training patients, of HEEC without selection and of the "
+        "clinical baseline; left out unless given (`{}` will do), for it multiplies the fits.",
     )
     attainable: str | None = Field(
         None, description="Synthetic cohorts: JSON of task -> best attainable metric."

@@ -113,14 +113,19 @@ class Encoder:
 
         deterministic = torch.backends.cudnn.flags(enabled=True, deterministic=True)
         with torch.inference_mode(), deterministic:
-            tiles = torch.from_numpy(np.ascontiguousarray(batch))
-            pixels = tiles.to(self.device).permute(0, 3, 1, 2)
-            mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
-            std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1)
-            normalized = (_resized(pixels.float(), self.input_px) / 255 - mean) / std
-            inputs = normalized.to(self.dtype).contiguous(memory_format=torch.channels_last)
-            features = self.network(inputs).half().cpu().numpy()
+            features = self.network(self.normalized(batch)).half().cpu().numpy()
         return np.asarray(features, dtype=np.float16)
+
+    def normalized(self, batch: NDArray[np.uint8]) -> "torch.Tensor":
+        """Tiles, uint8 (B, H, W, 3), as the network takes them, on its device."""
+        import torch
+
+        tiles = torch.from_numpy(np.ascontiguousarray(batch))
+        pixels = tiles.to(self.device).permute(0, 3, 1, 2)
+        mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1)
+        scaled = (_resized(pixels.float(), self.input_px) / 255 - mean) / std
+        return scaled.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
 
 def _resized(pixels: "torch.Tensor", edge: int | None) -> "torch.Tensor":

@@ -3,7 +3,8 @@
 Weights of pathology models are given out by their makers to registered users. Nothing is fetched
 unasked: a cohort names the file or folder that the user has downloaded, or says `weights: hub`, and
 they come with the user's own token (`mm_assets.encoders.hub`). Licences are notes as of writing;
-the makers' pages decide.
+the makers' pages decide. Sizes were counted on the networks that timm builds; normalization and
+input were compared with public code that uses the models, not with the makers' gated pages.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 HALF: Colour = (0.5, 0.5, 0.5)
 HIPT, HIPT_REGIONS = "hipt", "hipt_4k"
 # In this order, for a folder that holds both.
+HUB_HOST = "huggingface.co/"
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -101,7 +103,7 @@ FOUNDATION: Mapping[str, Published] = {
         1536,
         224,
         0.5,
-        "Apache 2.0; for research, by its makers' statement",
+        "Apache 2.0; research only, not for deployed use, by its makers' statement",
         "huggingface.co/prov-gigapath/prov-gigapath",
         1135,
         "vit_giant_patch14_dinov2",
@@ -134,7 +136,7 @@ ENCODERS: Mapping[str, Published] = {
 
 
 def list_encoders(folder: Path) -> list[dict[str, Any]]:
-    """Every encoder, whether its weights are here, and what to do if not.
+    """Every encoder, whether its weights are here or in the hub's cache, and what to do if not.
 
     Parameters
     ----------
@@ -142,38 +144,47 @@ def list_encoders(folder: Path) -> list[dict[str, Any]]:
         Where weights are looked for, under the name of the encoder: a file of any extension, or a
         folder as its makers publish it.
     """
+    return [
+        {
+            "encoder": name,
+            "dimension": published.dimension,
+            "input_px": published.input_px,
+            "mpp": published.mpp,
+            "licence": published.licence,
+            **_found(folder, name, published),
+        }
+        for name, published in ENCODERS.items()
+    ]
+
+
+def _found(folder: Path, name: str, published: Published) -> dict[str, str]:
+    """Where the weights are, and what to write into the YAML or what to do."""
+    from mm_assets.encoders.hub import cached_weights, has_token
     from mm_assets.encoders.weights import imagenet_path
 
-    rows = []
-    for name, published in ENCODERS.items():
-        fetched = published.source == "torchvision"
-        found = _existing(imagenet_path("resnet50")) if fetched else stored_weights(folder, name)
-        if found:
-            todo = "" if fetched else f"weights: {found}"
-        elif fetched:
-            todo = f"fetched when first used; without internet, place {imagenet_path('resnet50')}"
-        else:
-            ways = "say `weights: hub` or put" if name in FOUNDATION else "put"
-            licence = f"accept the licence at {published.source}"
-            todo = f"{licence}, {ways} the weights at {folder / name}"
-        rows.append(
-            {
-                "encoder": name,
-                "dimension": published.dimension,
-                "input_px": published.input_px,
-                "mpp": published.mpp,
-                "licence": published.licence,
-                "weights": "here" if found else "missing",
-                "todo": todo,
-            }
-        )
-    return rows
+    if published.source == "torchvision":
+        path = imagenet_path("resnet50")
+        if path.is_file():
+            return {"weights": "here", "todo": ""}
+        todo = f"fetched when first used; without internet, place {path}"
+        return {"weights": "missing", "todo": todo}
+    stored = stored_weights(folder, name)
+    if stored:
+        return {"weights": "here", "todo": f"weights: {stored}"}
+    licence = f"accept the licence at {published.source}"
+    if name not in FOUNDATION:
+        return {"weights": "missing", "todo": f"{licence}, put the weights at {folder / name}"}
+    if cached_weights(published.source):
+        return {"weights": "in the hub's cache", "todo": "weights: hub"}
+    login = "" if has_token() else "log in with `hf auth login` or set HF_TOKEN and "
+    todo = f"{licence}, {login}say `weights: hub`, or put the weights at {folder / name}"
+    return {"weights": "missing", "todo": todo}
 
 
 def stored_weights(folder: Path, name: str) -> Path | None:
     """Weights of an encoder in a folder of weights: a file of any extension, or a folder."""
     candidates = [folder / name, *sorted(folder.glob(f"{name}.*"))]
-    return next((path for path in candidates if _existing(weights_file(path))), None)
+    return next((path for path in candidates if weights_file(path).is_file()), None)
 
 
 def weights_file(path: Path) -> Path:
@@ -182,7 +193,3 @@ def weights_file(path: Path) -> Path:
         return path
     files = [path / name for name in WEIGHTS_FILES]
     return next((file for file in files if file.is_file()), files[-1])
-
-
-def _existing(path: Path) -> Path | None:
-    return path if path.is_file() else None

@@ -81,6 +81,26 @@ class RegionEncoder:
             raise ValueError(f"{HIPT_REGIONS} ({self.weights_id}) gave values that are not finite")
         return embeddings
 
+    def attention(self, grid: NDArray[np.float16]) -> NDArray[np.float32]:
+        """What the region's class token draws from each of its tiles.
+
+        Parameters
+        ----------
+        grid
+            Tile tokens of one region, shape (rows, columns, 384).
+
+        Returns
+        -------
+        float32 (rows, columns), sums to 1.
+        """
+        import torch
+
+        network: Any = self.network
+        with torch.inference_mode():
+            tokens = torch.from_numpy(grid.astype(np.float32)[None]).to(self.device)
+            made = network.attention(tokens.permute(0, 3, 1, 2))[0].cpu().numpy()
+        return np.asarray(made, np.float32)
+
     def _pass(self, grids: NDArray[np.float16], size: int) -> NDArray[np.float16]:
         import torch
 
@@ -113,6 +133,28 @@ def load_region_encoder(weights: str, device: str | None = None) -> RegionEncode
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = _filled(HIPT_REGIONS, loaded.state).to(place)
     return RegionEncoder(loaded.stamp, loaded.sha256, network, place)
+
+
+def tile_attention(encoder: "Encoder", tile: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the class token of ViT-256 draws from each 16 px of a tile.
+
+    Parameters
+    ----------
+    encoder
+        ``hipt``.
+    tile
+        RGB, shape (H, W, 3).
+
+    Returns
+    -------
+    float32 (H / 16, W / 16), sums to 1.
+    """
+    import torch
+
+    network: Any = encoder.network
+    with torch.inference_mode():
+        made = network.attention(encoder.normalized(tile[None]))[0].float().cpu().numpy()
+    return np.asarray(made, np.float32)
 
 
 def white_token(encoder: "Encoder", tile_px: int) -> NDArray[np.float16]:

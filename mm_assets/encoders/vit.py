@@ -6,6 +6,8 @@ Parameters are named as in DINO's transformers (Caron et al., ICCV 2021), so tha
 dicts load unchanged.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,10 +32,21 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Shape [B, N, width] to the same."""
         pictures, count, width = tokens.shape
-        heads = self.qkv(tokens).view(pictures, count, 3, HEADS, width // HEADS)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        query, key, value = self._heads(tokens)
         mixed = functional.scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).reshape(pictures, count, width))
+
+    def first_to_others(self, tokens: Tensor) -> Tensor:
+        """What the first token draws from each other one, mean of the heads; [B, N - 1], sums 1."""
+        query, key, _ = self._heads(tokens)
+        logits = query[:, :, :1] @ key[:, :, 1:].transpose(2, 3) / query.shape[-1] ** 0.5
+        return logits[:, :, 0].float().softmax(-1).mean(1)
+
+    def _heads(self, tokens: Tensor) -> Tensor:
+        """Queries, keys and values, shape [3, B, HEADS, N, width / HEADS]."""
+        pictures, count, width = tokens.shape
+        heads = self.qkv(tokens).view(pictures, count, 3, HEADS, width // HEADS)
+        return heads.permute(2, 0, 3, 1, 4)
 
 
 class Mlp(nn.Module):
@@ -84,14 +97,34 @@ class Transformer(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def _summary(self, grid: Tensor) -> Tensor:
-        """Of tokens [B, width, rows, columns], shape [B, width]."""
-        places = places_of(self.pos_embed, grid.shape[2], grid.shape[3]).to(grid.dtype)
-        first = self.cls_token.expand(len(grid), -1, -1)
-        tokens = torch.cat([first, grid.flatten(2).transpose(1, 2)], dim=1) + places
+    def attention(self, inputs: Tensor) -> Tensor:
+        """Attention of the class token in the last block, mean of the heads.
+
+        Shape [B, rows, columns] over the grid of tokens; sums to 1.
+        """
+        grid = self._grid(inputs)
+        tokens = self._tokens(grid)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)
+        last = cast(Block, self.blocks[-1])
+        return last.attn.first_to_others(last.norm1(tokens)).unflatten(1, grid.shape[2:])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Shape [B, width]."""
+        tokens = self._tokens(self._grid(inputs))
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens[:, 0])
+
+    def _grid(self, inputs: Tensor) -> Tensor:
+        """Tokens of the inputs, shape [B, width, rows, columns]."""
+        raise NotImplementedError
+
+    def _tokens(self, grid: Tensor) -> Tensor:
+        """The class token and those of the grid with their places, shape [B, N, width]."""
+        places = places_of(self.pos_embed, grid.shape[2], grid.shape[3]).to(grid.dtype)
+        first = self.cls_token.expand(len(grid), -1, -1)
+        return torch.cat([first, grid.flatten(2).transpose(1, 2)], dim=1) + places
 
 
 class TileTransformer(Transformer):
@@ -105,9 +138,8 @@ class TileTransformer(Transformer):
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, TILE_WIDTH, PATCH, PATCH)})
         self._initialize()
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Shape [B, 384]."""
-        return self._summary(self.patch_embed["proj"](pixels))
+    def _grid(self, inputs: Tensor) -> Tensor:
+        return self.patch_embed["proj"](inputs)
 
 
 class RegionTransformer(Transformer):
@@ -118,9 +150,8 @@ class RegionTransformer(Transformer):
         self.phi = nn.Sequential(nn.Linear(TILE_WIDTH, REGION_WIDTH), nn.GELU())
         self._initialize()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Shape [B, 192]."""
-        return self._summary(self.phi(tokens.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+    def _grid(self, inputs: Tensor) -> Tensor:
+        return self.phi(inputs.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class ClassAndMean(nn.Module):

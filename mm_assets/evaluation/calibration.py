@@ -69,6 +69,17 @@ def expected_calibration_error(positive: Flags, probability: Floats, bins: int =
     return float(np.abs(gaps).sum() / len(probability))
 
 
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """95 % interval of a share of `count` patients (Wilson, JASA 22, 1927); NaN of nobody."""
+    if not count:
+        return float("nan"), float("nan")
+    spread = 1 + _NORMAL_975**2 / count
+    centre = share + _NORMAL_975**2 / (2 * count)
+    half = _NORMAL_975 * np.sqrt(share * (1 - share) / count + _NORMAL_975**2 / (4 * count**2))
+    # At a share of 0 or 1 the bound is the share, but for rounding.
+    return min(float(centre - half) / spread, share), max(float(centre + half) / spread, share)
+
+
 def class_calibration(positive: Flags, probability: Floats) -> pd.DataFrame:
     """Predicted and observed share of a class in groups of equal size.
 
@@ -80,11 +91,8 @@ def class_calibration(positive: Flags, probability: Floats) -> pd.DataFrame:
     rows: list[tuple[float, ...]] = []
     for number, members in enumerate(_equal_groups(probability)):
         share, count = float(positive[members].mean()), len(members)
-        spread = 1 + _NORMAL_975**2 / count
-        centre = share + _NORMAL_975**2 / (2 * count)
-        half = _NORMAL_975 * np.sqrt(share * (1 - share) / count + _NORMAL_975**2 / (4 * count**2))
         predicted = float(probability[members].mean())
-        low, high = (centre - half) / spread, (centre + half) / spread
+        low, high = wilson(share, count)
         rows.append((number, predicted, share, low, high, count))
     return _bins(rows)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from mm_assets.evaluation.decisions import confusion_table
 from mm_assets.evaluation.descriptions import (
     interval_in_words,
     metric_in_words,
@@ -15,6 +16,7 @@ from mm_assets.evaluation.descriptions import (
     p_in_words,
     protocol_in_words,
 )
+from mm_assets.evaluation.learning import learning_table
 from mm_assets.evaluation.metrics import higher_is_better, nan_mean
 from mm_assets.evaluation.out_of_fold import OutOfFold, check_predictions
 from mm_assets.evaluation.resampling import holm, interval, patient_counts, two_sided_p
@@ -25,6 +27,7 @@ from mm_assets.evaluation.strata import (
     roc_table,
     subgroup_table,
 )
+from mm_assets.evaluation.uninformed import uninformed_table
 
 if TYPE_CHECKING:
     from mm_assets.cohort.clinical import Endpoint
@@ -59,6 +62,14 @@ class Evaluation:
         events, log_rank_p; one row a step of the Kaplan-Meier curve.
     roc
         Classes: model, target, false_positive_rate, true_positive_rate (mean over folds).
+    confusion
+        Classes: model, target, threshold, true_positive, false_positive, false_negative,
+        true_negative, and sensitivity, specificity, ppv, npv with _low and _high.
+    uninformed
+        metric, value: of predictions that tell nobody apart.
+    learning_curve
+        model, share, trained_on, draws, metric, value, low, high, gain, gain_low, gain_high; empty
+        unless models were fitted to parts of the training patients.
     notes
         note: what could not be computed and why.
     """
@@ -71,6 +82,9 @@ class Evaluation:
     calibration_fit: pd.DataFrame
     risk_groups: pd.DataFrame
     roc: pd.DataFrame
+    confusion: pd.DataFrame
+    uninformed: pd.DataFrame
+    learning_curve: pd.DataFrame
     notes: pd.DataFrame
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -87,6 +101,7 @@ def evaluate(
     horizons: Sequence[float] = (),
     bootstrap: int = 1000,
     seed: int = 0,
+    learning: pd.DataFrame | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Metrics with intervals, paired differences, subgroups, calibration and risk groups.
@@ -95,8 +110,9 @@ def evaluate(
     ----------
     predictions
         Long table: model, repeat, fold, patient_id, then risk and survival_<h>, or
-        probability_<class>; optional `risk_cut`, the median risk of the training patients of the
-        model and fold.
+        probability_<class>. Optional, chosen on the training patients of the model and fold:
+        `risk_cut`, their median risk, and `threshold`, of the second of two classes. Survival may
+        be given at more months than `horizons`, to integrate over time.
     endpoint
         Outcome of each patient of the task.
     splits
@@ -109,6 +125,8 @@ def evaluate(
         Number of resamples.
     seed
         Of the resamples.
+    learning
+        Predictions of models fitted to parts of the training patients, see `learning_table`.
     progress
         Called with (done, total).
 
@@ -119,7 +137,7 @@ def evaluate(
     """
     splits = splits[splits["patient_id"].isin(endpoint.table.index)]
     horizons = tuple(horizons) if endpoint.kind == "survival" else ()
-    check_predictions(predictions, endpoint, splits, horizons)
+    check_predictions(predictions, endpoint, splits)
     tests = splits.loc[splits["role"] == "test", ["repeat", "fold", "patient_id"]]
     counts = patient_counts(tests, bootstrap, seed)
     scores = OutOfFold(predictions, endpoint, splits, counts, horizons)
@@ -136,7 +154,8 @@ def evaluate(
         report(done, total)
     calibration_fit = calibration_fit_table(scores)
     risk_groups, skipped = risk_group_table(scores)
-    notes = [*_coverage_notes(scores), *skipped]
+    confusion, undecided = confusion_table(scores)
+    notes = [*_coverage_notes(scores), *skipped, *undecided]
     return Evaluation(
         metrics=_metrics(scores, protocol_in_words(splits, clinical), bootstrap),
         per_fold=_per_fold(scores),
@@ -146,6 +165,9 @@ def evaluate(
         calibration_fit=calibration_fit,
         risk_groups=risk_groups,
         roc=roc_table(scores),
+        confusion=confusion,
+        uninformed=uninformed_table(predictions, endpoint, splits, counts, horizons),
+        learning_curve=learning_table(learning, endpoint, splits, counts),
         notes=pd.DataFrame({"note": pd.Series(notes, dtype="str")}),
     )
 

@@ -11,6 +11,7 @@ _LABELS = {
     "auc": "ROC AUC",
     "average_precision": "Average precision",
     "brier": "Brier score",
+    "integrated_brier": "Integrated Brier score",
     "log_loss": "Log loss",
 }
 _WORDS = {
@@ -41,12 +42,27 @@ def metric_in_words(metric: str, horizons: Sequence[float]) -> str:
             "Uno C inside each test fold, censoring estimated on training patients, truncated at "
             f"{end}the end of training follow-up"
         )
+    if metric == "integrated_brier":
+        return (
+            f"Brier score of predicted survival averaged over time from 0 to {max(horizons):g} "
+            "months or the end of the fold's follow-up, weighted likewise"
+        )
     kind, horizon = metric.rsplit("_", 1)
     what = "cumulative/dynamic AUC" if kind == "auc" else "Brier score of predicted survival"
     return (
         f"{what} at {horizon} months inside each test fold, weighted by inverse probability of "
         "censoring estimated on training patients"
     )
+
+
+def one_per_kind(metrics: Sequence[str]) -> list[str]:
+    """Metrics with all horizons of a kind in one, e.g. ``auc_12, 36, 60``; in their order."""
+    horizons: dict[str, list[str]] = {}
+    for metric in metrics:
+        kind, _, horizon = metric.rpartition("_")
+        known = metric in _LABELS
+        horizons.setdefault(metric if known else kind, []).extend([] if known else [horizon])
+    return [f"{kind}_{', '.join(at)}" if at else kind for kind, at in horizons.items()]
 
 
 def interval_in_words(low: float, high: float) -> str:

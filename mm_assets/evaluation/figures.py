@@ -4,6 +4,7 @@ from base64 import b64encode
 from typing import TYPE_CHECKING
 
 from mm_assets.evaluation import plots
+from mm_assets.evaluation.ablation import ablation_bars
 from mm_assets.evaluation.descriptions import metric_label
 from mm_assets.evaluation.sheet import PlotContext
 
@@ -27,6 +28,7 @@ def report_figures(report: "TaskReport", context: PlotContext) -> dict[str, list
         "ablation": [],
         "curves": [],
         "calibration": [],
+        "learning": [],
     }
     if len(report.models) > 1 and full in report.models:
         sections["differences"] = [
@@ -40,8 +42,8 @@ def report_figures(report: "TaskReport", context: PlotContext) -> dict[str, list
     if modalities.loc[modalities["model"].str.startswith(f"{full}_"), "model"].any():
         sections["ablation"] = [
             (
-                plots.ablation_bars(modalities, metric, full, context),
-                f"{label} of {name} with each modality alone and with all",
+                ablation_bars(modalities, metric, full, context, clinical_model=_clinical(report)),
+                f"{label} with each modality alone, with all and without gene expression",
             )
         ]
     if len(evaluation.roc):
@@ -64,6 +66,13 @@ def report_figures(report: "TaskReport", context: PlotContext) -> dict[str, list
                 "Predicted against observed probability",
             )
         ]
+    if len(evaluation.learning_curve):
+        sections["learning"] = [
+            (
+                plots.learning_curve_plot(evaluation.learning_curve, context),
+                f"{label} by number of training patients",
+            )
+        ]
     return {
         section: [
             {"address": "data:image/svg+xml;base64," + b64encode(image).decode(), "text": text}
@@ -71,6 +80,11 @@ def report_figures(report: "TaskReport", context: PlotContext) -> dict[str, list
         ]
         for section, images in sections.items()
     }
+
+
+def _clinical(report: "TaskReport") -> str | None:
+    """The model of clinical covariates alone."""
+    return next((name for name in report.single_models if name.startswith("clinical_")), None)
 
 
 def _best_single(report: "TaskReport") -> list[str]:

@@ -21,7 +21,7 @@ from mm_assets.evaluation.survival_curves import CensoringCurve
 
 TwoClassMetric = Callable[[Flags, Floats, Floats | None], Floats]
 
-LOWER_IS_BETTER = ("brier", "log_loss")
+LOWER_IS_BETTER = ("brier", "integrated_brier", "log_loss")
 
 
 def higher_is_better(metric: str) -> bool:
@@ -114,9 +114,40 @@ def brier_at(
     inverse = np.where(event & (time <= horizon), censoring.weights(time), inverse)
     error = inverse * (survival - (time > horizon)) ** 2
     values = _ratio(error @ columns, columns.sum(axis=0))
-    if censoring.at(np.array([horizon]))[0] == 0 or not (time > horizon).any():
+    if not _followed(time, horizon, censoring):
         values = np.full_like(values, np.nan)
     return _like(values, weights)
+
+
+def integrated_brier(
+    time: Floats,
+    event: Flags,
+    survival: Floats,
+    months: Floats,
+    censoring: CensoringCurve,
+    weights: Floats | None = None,
+) -> Floats:
+    """Brier score averaged over time, from 0 to the last of `months` within follow-up.
+
+    The integral (Graf et al., Statistics in Medicine 18, 1999) is a sum of trapezoids that starts
+    from the score 0 at time 0, where everybody is alive.
+
+    Parameters
+    ----------
+    survival
+        Probability to survive beyond each of `months`, shape ``(n, t)``.
+    months
+        Ascending, above 0, shape ``(t,)``.
+    """
+    followed = [i for i, month in enumerate(months) if _followed(time, month, censoring)]
+    columns = _columns(weights, len(time))
+    if not followed:
+        return _like(np.full(columns.shape[1], np.nan), weights)
+    scores = np.zeros((len(followed) + 1, columns.shape[1]))
+    for row, i in enumerate(followed, start=1):
+        scores[row] = brier_at(time, event, survival[:, i], months[i], censoring, columns)
+    at = np.append(0.0, months[followed])
+    return _like(np.trapezoid(scores, at, axis=0) / at[-1], weights)
 
 
 def roc_auc(positive: Flags, score: Floats, weights: Floats | None = None) -> Floats:
@@ -181,6 +212,11 @@ def nan_mean(values: Floats) -> Floats:
     """Mean over the first axis of what is defined, NaN (without a warning) where nothing is."""
     defined = ~np.isnan(values)
     return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))
+
+
+def _followed(time: Floats, horizon: float, censoring: CensoringCurve) -> bool:
+    """Whether somebody is observed beyond `horizon`, in training and here."""
+    return bool(censoring.at(np.array([horizon]))[0] > 0 and (time > horizon).any())
 
 
 def _columns(weights: Floats | None, count: int) -> Floats:

@@ -15,6 +15,7 @@ from mm_assets.evaluation.survival_curves import CensoringCurve
 if TYPE_CHECKING:
     from mm_assets.cohort.clinical import Endpoint
 
+SURVIVAL = "survival_"
 KEYS = ["model", "repeat", "fold", "patient_id"]
 
 
@@ -180,7 +181,7 @@ def survival_scores(
     censoring: CensoringCurve,
     horizons: Sequence[float],
 ) -> dict[str, Floats]:
-    """c_index, uno_c, auc_<h> and brier_<h> of one test fold, each of shape ``(b,)``."""
+    """c_index, uno_c, auc_<h>, brier_<h> and integrated_brier of a fold, of shape ``(b,)``."""
     time, event = survival_arrays(outcome)
     risk = table["risk"].to_numpy(np.float64)
     truncation = censoring.truncation(tuple(horizons))
@@ -193,6 +194,13 @@ def survival_scores(
         survival = horizon_survival(table, horizon)
         scores[f"brier_{horizon:g}"] = metrics.brier_at(
             time, event, survival, horizon, censoring, counts
+        )
+    if horizons:
+        months = survival_months(table)
+        months = months[months <= max(horizons)]
+        curve = table[[f"{SURVIVAL}{month:g}" for month in months]].to_numpy(np.float64)
+        scores["integrated_brier"] = metrics.integrated_brier(
+            time, event, curve, months, censoring, counts
         )
     return scores
 
@@ -215,10 +223,16 @@ def survival_arrays(outcome: pd.DataFrame) -> tuple[Floats, Flags]:
 
 def horizon_survival(table: pd.DataFrame, horizon: float) -> Floats:
     """Predicted probability of surviving beyond `horizon`; NaN when the model gives none."""
-    column = f"survival_{horizon:g}"
+    column = f"{SURVIVAL}{horizon:g}"
     if column not in table:
         return np.full(len(table), np.nan)
     return table[column].to_numpy(np.float64)
+
+
+def survival_months(table: pd.DataFrame) -> Floats:
+    """Months at which predictions give survival, ascending."""
+    names = [str(name) for name in table.columns if str(name).startswith(SURVIVAL)]
+    return np.sort(np.array([float(name.removeprefix(SURVIVAL)) for name in names]))
 
 
 def probabilities(table: pd.DataFrame, classes: Sequence[str]) -> Floats:
@@ -285,10 +299,7 @@ def _test_folds(
 
 
 def check_predictions(
-    predictions: pd.DataFrame,
-    endpoint: "Endpoint",
-    splits: pd.DataFrame,
-    horizons: Sequence[float],
+    predictions: pd.DataFrame, endpoint: "Endpoint", splits: pd.DataFrame
 ) -> None:
     """Refuse predictions that are not out-of-fold, incomplete by fold, duplicated or not finite.
 
@@ -308,7 +319,7 @@ def check_predictions(
     repeated = predictions[predictions.duplicated(KEYS)]
     if len(repeated):
         raise ValueError(f"predictions hold {_row(repeated)} more than once")
-    given = [f"survival_{h:g}" for h in horizons if f"survival_{h:g}" in predictions]
+    given = [f"{SURVIVAL}{month:g}" for month in survival_months(predictions)]
     unusable = predictions[
         ~np.isfinite(predictions[values].to_numpy(np.float64)).all(axis=1)
         | np.isinf(predictions[given].to_numpy(np.float64)).any(axis=1)

@@ -16,13 +16,12 @@ from mm_assets.evaluation.sheet import (
     COLOURS,
     FAINT,
     GREY,
-    INK,
     ImageKind,
     PlotContext,
     Sheet,
     styled,
 )
-from mm_assets.evaluation.strata import SMALLEST_GROUP
+from mm_assets.evaluation.strata import MASKED, SMALLEST_GROUP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 _CHANCE = 0.5
 _RANKING = ("c_index", "uno_c", "auc")
 _ROW = 0.32
-_NEUTRAL = "#9A9A9A"
 
 
 @styled
@@ -51,7 +49,7 @@ def metric_forest(
     rows = metrics[(metrics["metric"] == metric) & metrics["value"].notna()]
     rows = rows.sort_values("value", ascending=higher_is_better(metric), ignore_index=True)
     note = rows["protocol"].iloc[0].split("; ", 1)[1] if len(rows) else "metric not defined"
-    title = f"{metric_label(metric)} by model ({_counts(rows, context)})"
+    title = f"{metric_label(metric)} by model ({counts_in_words(rows, context)})"
     sheet = Sheet(title, context, note)
     axes = sheet.axes(_ROW * max(len(rows), 1) + 0.25, left=2.3, right=1.6)
     texts = [
@@ -122,7 +120,7 @@ def roc_curves(
     values = dict(zip(auc["model"], auc["value"], strict=True))
     what = f"ROC curve for {targets[0]}" if len(targets) == 1 else "ROC curve of each class"
     note = "curve and AUC of each test fold, averaged over folds"
-    sheet = Sheet(f"{what} ({_counts(auc, context)})", context, note)
+    sheet = Sheet(f"{what} ({counts_in_words(auc, context)})", context, note)
     panels = sheet.panels(len(targets), len(values))
     for axes, target in zip(panels, targets, strict=True):
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, zorder=0)
@@ -212,100 +210,45 @@ def calibration_plot(
     return sheet.render(image)
 
 
+@styled
+def learning_curve_plot(
+    learning_curve: pd.DataFrame, context: PlotContext, image: ImageKind = "svg"
+) -> bytes:
+    """The main metric by number of training patients, with intervals."""
+    metric = str(learning_curve["metric"].iloc[0])
+    note = (
+        "mean over folds and random draws of training patients, the test folds always whole; "
+        "slides without selection of tiles; 95 % intervals of the patient-level bootstrap"
+    )
+    title = f"Would more patients help? {metric_label(metric)} by number of training patients"
+    sheet = Sheet(title, context, note)
+    axes = sheet.axes(2.8, left=0.75, right=2.1)
+    models = list(dict.fromkeys(learning_curve["model"]))
+    for place, model in enumerate(models):
+        rows = learning_curve[learning_curve["model"] == model]
+        # Side by side, so that intervals of models do not cover each other.
+        shift = (place - (len(models) - 1) / 2) * 0.008 * learning_curve["trained_on"].max()
+        at, colour = rows["trained_on"] + shift, context.colour(model)
+        axes.vlines(at, rows["low"], rows["high"], color=colour, alpha=0.5)
+        axes.plot(
+            at,
+            rows["value"],
+            color=colour,
+            marker=context.marker(model),
+            markersize=5,
+            label=context.name(model),
+        )
+    axes.axhline(_CHANCE, color=GREY, linewidth=1)
+    axes.set_xlim(0, learning_curve["trained_on"].max() * 1.06)
+    axes.set_xlabel("Training patients (mean over folds)")
+    axes.set_ylabel(f"{metric_label(metric)} (0.5 is chance)")
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return sheet.render(image)
+
+
 def target_in_words(target: str, context: PlotContext) -> str:
     """What a calibration target stands for: a horizon in months, or a class."""
     return target if context.classes else f"the event by {target} months"
-
-
-def ablation_table(metrics: pd.DataFrame, metric: str, full_model: str) -> pd.DataFrame:
-    """The full model and its ablations, found by name.
-
-    The rule is ``<full model>[_<modality>...][_no_expression]``, e.g. ``heec``, ``heec_imaging``,
-    ``heec_no_expression``.
-
-    Returns
-    -------
-    table
-        Columns modalities (for people), expression ("with", "without", or "" where genes play no
-        part or nothing was made without them), model, value, low, high; single modalities first,
-        everything last.
-    """
-    rows = metrics[metrics["metric"] == metric].set_index("model")
-    family = [m for m in rows.index if m == full_model or m.startswith(f"{full_model}_")]
-    bases = {model: model.removesuffix("_no_expression") for model in family}
-    ablated = any(model != base for model, base in bases.items())
-    genes = {
-        base
-        for base in bases.values()
-        if ablated and (base == full_model or "_omics" in base.removeprefix(full_model))
-    }
-    table = pd.DataFrame(
-        [
-            {
-                "modalities": _modalities(base.removeprefix(full_model)),
-                "expression": ("with" if model == base else "without") if base in genes else "",
-                "model": model,
-                **{name: float(rows[name][model]) for name in ("value", "low", "high")},
-                "count": base.count("_") if base != full_model else np.inf,
-            }
-            for model, base in bases.items()
-        ]
-    )
-    return table.sort_values("count", kind="stable", ignore_index=True).drop(columns="count")
-
-
-@styled
-def ablation_bars(
-    metrics: pd.DataFrame,
-    metric: str,
-    full_model: str,
-    context: PlotContext,
-    image: ImageKind = "svg",
-) -> bytes:
-    """What each modality gives beyond chance, with and without gene expression side by side."""
-    table = ablation_table(metrics, metric, full_model)
-    labels = list(dict.fromkeys(table["modalities"]))
-    title = f"What each modality gives to {context.name(full_model)}: {metric_label(metric)}"
-    own = metrics[(metrics["metric"] == metric) & (metrics["model"] == full_model)]
-    count = _counts(own, context)
-    note = "bars start at chance, lines are 95 % intervals of the patient-level bootstrap"
-    sheet = Sheet(f"{title} ({count})", context, note)
-    axes = sheet.axes(3.0, left=0.75, right=0.2)
-    looks = {
-        "": (0.0, _NEUTRAL, "", "modality without genes"),
-        "with": (-0.2, COLOURS[0], "", "with gene expression"),
-        "without": (0.2, COLOURS[4], "///", "without gene expression"),
-    }
-    for expression, (offset, colour, hatch, label) in looks.items():
-        rows = table[table["expression"] == expression]
-        centres = rows["modalities"].map(labels.index).to_numpy(np.float64) + offset
-        axes.bar(
-            centres,
-            rows["value"] - _CHANCE,
-            width=0.38,
-            bottom=_CHANCE,
-            color=colour,
-            hatch=hatch,
-            edgecolor="white",
-            label=label,
-        )
-        axes.vlines(centres, rows["low"], rows["high"], color=INK, linewidth=1.2)
-        tops = rows[["value", "high"]].max(axis=1).clip(lower=_CHANCE)
-        for centre, top, value in zip(centres, tops, rows["value"], strict=True):
-            axes.text(centre, top + 0.006, f"{value:.3f}", ha="center", va="bottom", size=8)
-    best = context.attainable.get(metric)
-    drawn = [*table["low"], *table["high"], *table["value"], _CHANCE, *([best] if best else [])]
-    axes.set_ylim(np.nanmin(drawn) - 0.02, np.nanmax(drawn) + 0.09)
-    axes.set_xlim(-0.6, len(labels) - 0.4)
-    axes.set_xticks(range(len(labels)), labels)
-    axes.axhline(_CHANCE, color=GREY, linewidth=1)
-    axes.set_ylabel(f"{metric_label(metric)} (0.5 is chance)")
-    if best:
-        axes.axhline(best, color=COLOURS[2], linestyle="--", linewidth=1.2)
-        axes.text(-0.58, best, f"best attainable {best:.3f}", color=COLOURS[2], size=8, va="bottom")
-    if table["expression"].any():
-        axes.legend(loc="upper right", ncols=3)
-    return sheet.render(image)
 
 
 def differences_from(differences: pd.DataFrame, metric: str, reference: str) -> pd.DataFrame:
@@ -370,17 +313,11 @@ def _numbers_at_risk(
         for tick in ticks:
             later = curve.loc[curve["time"] >= tick, "at_risk"]
             count = int(later.iloc[0]) if len(later) else 0
-            axes.text(tick, row, str(count), size=8, ha="center", va="center")
+            shown = MASKED if 0 < count < SMALLEST_GROUP else str(count)
+            axes.text(tick, row, shown, size=8, ha="center", va="center")
 
 
-def _modalities(suffix: str) -> str:
-    parts = suffix.strip("_").split("_")
-    if parts == [""]:
-        return "All modalities"
-    return " + ".join(parts).capitalize() + (" alone" if len(parts) == 1 else "")
-
-
-def _counts(rows: pd.DataFrame, context: PlotContext) -> str:
+def counts_in_words(rows: pd.DataFrame, context: PlotContext) -> str:
     """Patients and events, as a range when models could score different patients."""
     spans = []
     for column in ("patients", "events"):

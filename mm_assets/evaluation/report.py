@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mm_assets.evaluation import plots
-from mm_assets.evaluation.comparison import Evaluation, verdict
+from mm_assets.evaluation.comparison import Evaluation, paired_difference, verdict
 from mm_assets.evaluation.descriptions import (
     metric_in_words,
     metric_label,
+    one_per_kind,
     p_in_words,
     weights_stamp,
 )
 from mm_assets.evaluation.figures import report_figures
-from mm_assets.evaluation.metrics import higher_is_better
+from mm_assets.evaluation.metrics import LOWER_IS_BETTER, higher_is_better
 from mm_assets.evaluation.options import OptionComparison, option_rows
 from mm_assets.evaluation.sheet import PlotContext
 from mm_assets.evaluation.strata import MASKED, SMALLEST_GROUP
@@ -25,9 +26,9 @@ from mm_assets.evaluation.strata import MASKED, SMALLEST_GROUP
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_PROBABILITY_METRICS = ("brier", "log_loss")
+_CHANCE = 0.5
 _SHOWN_GROUPS = 8
-_NO_MODELS = pd.DataFrame(columns=["model", "version", "alias", "url"])
+_NO_MODELS = pd.DataFrame(columns=["model", "version", "alias", "url", "outcome"])
 _NO_SLIDES = pd.DataFrame(columns=["slide_id", "reason"])
 
 
@@ -47,6 +48,10 @@ class TaskReport:
         The model with every modality, and those the verdict compares it with.
     excluded
         Columns patient_id, reason: patients of the clinical table left out of this task.
+    flow
+        Patients from the clinical table to the predictions.
+    follow_up
+        Median follow-up in months (reverse Kaplan-Meier); NaN for classes or where not reached.
     classes
         Of the endpoint; empty for survival.
     options
@@ -70,6 +75,8 @@ class TaskReport:
     full_model: str
     single_models: tuple[str, ...]
     excluded: pd.DataFrame
+    flow: tuple["FlowStep", ...] = ()
+    follow_up: float = float("nan")
     classes: tuple[str, ...] = ()
     options: tuple[OptionComparison, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
@@ -95,6 +102,16 @@ class TaskReport:
     def models(self) -> tuple[str, ...]:
         """Every evaluated model."""
         return tuple(dict.fromkeys(self.evaluation.metrics["model"]))
+
+    @property
+    def attained_share(self) -> float:
+        """How far the full model came on the way from chance to the best attainable; or NaN."""
+        best = self.attainable.get(self.main_metric, _CHANCE)
+        rows = self.evaluation.metrics
+        rows = rows[(rows["model"] == self.full_model) & (rows["metric"] == self.main_metric)]
+        if best <= _CHANCE or rows.empty:
+            return float("nan")
+        return float((rows["value"].iloc[0] - _CHANCE) / (best - _CHANCE))
 
     @property
     def plot_context(self) -> PlotContext:
@@ -143,7 +160,7 @@ class CohortReport:
     tasks
         One report a task.
     flow
-        Patients and slides from the input to the models.
+        Slides from the input to the models; patients are in each task's report.
     quarantined
         Columns slide_id, reason.
     provenance
@@ -227,18 +244,23 @@ def _task_view(report: TaskReport) -> dict[str, Any]:
             for compared in report.options
         ],
         "subgroups": _subgroups(report),
+        "decisions": evaluation.confusion.to_dict("records"),
         "fit": _calibration_fit(report, context),
+        "learning": _learning(report),
         "notes": list(evaluation.notes["note"]),
         "protocol": evaluation.metrics["protocol"].iloc[0],
-        "definitions": {metric_label(m): metric_in_words(m, horizons) for m in metrics},
+        "definitions": {
+            metric_label(m): metric_in_words(m, horizons) for m in one_per_kind(metrics)
+        },
     }
 
 
 def _result_tables(report: TaskReport, metrics: Sequence[str]) -> list[dict[str, Any]]:
     """Models by metrics, one table for ranking and one for probabilities."""
     rows = report.evaluation.metrics.set_index(["model", "metric"])
-    ranking = [name for name in metrics if not name.startswith(_PROBABILITY_METRICS)]
-    probability = [name for name in metrics if name.startswith(_PROBABILITY_METRICS)]
+    ranking = [name for name in metrics if not name.startswith(LOWER_IS_BETTER)]
+    probability = [name for name in metrics if name.startswith(LOWER_IS_BETTER)]
+    uninformed = report.evaluation.uninformed.set_index("metric")["value"].to_dict()
     main = report.evaluation.metrics[report.evaluation.metrics["metric"] == report.main_metric]
     order = list(main.sort_values("value", ascending=False, kind="stable")["model"])
     titles = {
@@ -256,6 +278,8 @@ def _result_tables(report: TaskReport, metrics: Sequence[str]) -> list[dict[str,
                 (model, [rows.loc[(model, name)].to_dict() for name in names]) for model in order
             ],
             "attainable": [report.attainable.get(name) for name in names],
+            "measures_error": names is probability,
+            "uninformed": [uninformed.get(name, float("nan")) for name in names],
         }
         for title, names in titles.items()
         if names
@@ -282,9 +306,17 @@ def _fold_table(report: TaskReport) -> dict[str, Any]:
 
 
 def _pairs(report: TaskReport) -> list[dict[Any, Any]]:
+    """Every pair with the better model first."""
     rows = report.evaluation.differences
-    rows = rows[rows["metric"] == report.main_metric]
-    return rows.sort_values("p_adjusted", kind="stable").to_dict("records")
+    rows = rows[rows["metric"] == report.main_metric].sort_values("p_adjusted", kind="stable")
+    pairs = []
+    for row in rows.to_dict("records"):
+        if row["difference"] < 0:
+            first, second = row["model_b"], row["model_a"]
+            gap = paired_difference(rows, first, second, report.main_metric)
+            row.update(gap, model_a=first, model_b=second)
+        pairs.append(row)
+    return pairs
 
 
 def _subgroups(report: TaskReport) -> list[dict[str, Any]]:
@@ -294,7 +326,8 @@ def _subgroups(report: TaskReport) -> list[dict[str, Any]]:
     views = []
     for variable, groups in rows.groupby("variable", sort=False):
         open_groups = groups[groups["patients"] != MASKED]
-        sizes = open_groups["patients"].astype(int).sort_values(ascending=False, kind="stable")
+        sizes = pd.to_numeric(open_groups["patients"], errors="coerce")
+        sizes = sizes.sort_values(ascending=False, kind="stable")
         views.append(
             {
                 "variable": variable,
@@ -305,6 +338,20 @@ def _subgroups(report: TaskReport) -> list[dict[str, Any]]:
             }
         )
     return views
+
+
+def _learning(report: TaskReport) -> dict[str, Any]:
+    """Shares of the training patients in rows, models in columns."""
+    curve = report.evaluation.learning_curve
+    cells = {(row["share"], row["model"]): row for row in curve.to_dict("records")}
+    models = list(dict.fromkeys(curve["model"]))
+    return {
+        "models": models,
+        "rows": [
+            (share, rows["trained_on"].iloc[0], [cells.get((share, model)) for model in models])
+            for share, rows in curve.groupby("share", sort=True)
+        ],
+    }
 
 
 def _calibration_fit(report: TaskReport, context: PlotContext) -> dict[str, Any]:

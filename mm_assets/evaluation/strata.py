@@ -25,6 +25,7 @@ from mm_assets.evaluation.survival_curves import kaplan_meier
 
 SMALLEST_GROUP = 5
 MASKED = f"<{SMALLEST_GROUP}"
+HIDDEN = f"{SMALLEST_GROUP} or more"
 _VARIABLES = ("site", "sex", "age")
 # A numeric column with more distinct values than this is cut at its median.
 _MOST_CATEGORIES = 6
@@ -35,7 +36,9 @@ def subgroup_table(scores: OutOfFold, model: str, clinical: pd.DataFrame) -> pd.
     """The main metric of one model in groups by site, sex and age.
 
     Pairs are formed inside folds and added up, because a group's share of one fold is small.
-    Groups under five patients are masked: no value, and "<5" for their counts.
+    Groups under five patients are masked: no value, and "<5" for their counts. Where one group
+    alone is masked, its counts would follow from the total, so those of the smallest other group
+    are "5 or more".
 
     Returns
     -------
@@ -71,7 +74,12 @@ def subgroup_table(scores: OutOfFold, model: str, clinical: pd.DataFrame) -> pd.
             row["events"] = str(int(events[scored_members].sum()))
         rows.append(row)
     columns = ["model", "variable", "group", "patients", "events"]
-    return pd.DataFrame(rows, columns=[*columns, "metric", "value", "low", "high"])
+    table = pd.DataFrame(rows, columns=[*columns, "metric", "value", "low", "high"])
+    for _, groups in table.groupby("variable"):
+        shown = groups.loc[groups["patients"] != MASKED, "patients"].astype(int)
+        if len(groups) - len(shown) == 1 and len(shown):
+            table.loc[shown.idxmin(), ["patients", "events"]] = HIDDEN
+    return table
 
 
 def calibration_table(scores: OutOfFold) -> pd.DataFrame:

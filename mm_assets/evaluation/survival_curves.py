@@ -61,6 +61,16 @@ def kaplan_meier(time: Floats, event: Flags) -> SurvivalCurve:
     return SurvivalCurve(times, survival, low, high, at_risk)
 
 
+def median_follow_up(time: Floats, event: Flags) -> float:
+    """Median months until censoring by the reverse Kaplan-Meier method; NaN when not reached.
+
+    Schemper and Smith, Controlled Clinical Trials 17, 1996.
+    """
+    curve = kaplan_meier(time, ~event)
+    reached = curve.time[curve.survival <= 0.5]
+    return float(reached[0]) if len(reached) else float("nan")
+
+
 @dataclass(frozen=True)
 class CensoringCurve:
     """Probability of still being under observation, estimated on training follow-up.

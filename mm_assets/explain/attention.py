@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mm_assets.explain.document import EvidenceDocument, Instance, Model
+from mm_assets.models.calibration import probability_columns
 from mm_assets.models.porpoise.model import Cohort, PorpoiseModel
 
 MEANING = "attention weight of the tile; the weights of all tiles of the patient sum to 1"
@@ -35,7 +36,9 @@ class Bag:
     size0: NDArray[np.int32]
 
 
-def rank_tiles(model: PorpoiseModel, slides: Mapping[str, Bag], most: int) -> list[Instance]:
+def rank_tiles(
+    model: PorpoiseModel, slides: Mapping[str, Bag], most: int, level: str = "tile"
+) -> list[Instance]:
     """Tiles of one patient by attention, the strongest first.
 
     Parameters
@@ -46,6 +49,8 @@ def rank_tiles(model: PorpoiseModel, slides: Mapping[str, Bag], most: int) -> li
         All slides of the patient by id.
     most
         Tiles returned.
+    level
+        What the instances are called, where bags hold something else.
     """
     if not any(len(bag.embeddings) for bag in slides.values()):
         return []
@@ -61,7 +66,7 @@ def rank_tiles(model: PorpoiseModel, slides: Mapping[str, Bag], most: int) -> li
     order = ["score", "slide_id", "y", "x"]
     strongest = tiles.sort_values(order, ascending=[False, True, True, True]).head(most)
     return [
-        Instance.model_validate({"rank": rank, "level": "tile", **row})
+        Instance.model_validate({"rank": rank, "level": level, **row})
         for rank, row in enumerate(strongest.to_dict("records"), start=1)
     ]
 
@@ -78,6 +83,7 @@ def attention_evidence(
     weights: str,
     seen_in_training: bool,
     most: int = 1000,
+    level: str = "tile",
 ) -> EvidenceDocument:
     """The evidence of one patient over all slides, without crops and slide.
 
@@ -87,6 +93,8 @@ def attention_evidence(
         As from `read_omics`, for models that read them.
     weights
         Stamp of the encoder weights.
+    most, level
+        As for `rank_tiles`.
 
     Raises
     ------
@@ -96,11 +104,12 @@ def attention_evidence(
     bags = {patient: [bag.embeddings for bag in slides.values()]}
     found = model.predict_patients(Cohort(bags, omics), [patient])
     if found.empty:
-        raise ValueError(f"porpoise_{model.kind} cannot read patient {patient!r}: no tiles")
+        raise ValueError(f"porpoise_{model.kind} cannot read patient {patient!r}: no {level}s")
     prediction = found.iloc[0].astype(float).to_dict()
     towards = "risk"
     if model.classes:
-        towards = model.classes[int(found.iloc[0].to_numpy().argmax())]
+        likeliest = found[probability_columns(model.classes)].iloc[0].to_numpy().argmax()
+        towards = model.classes[int(likeliest)]
     return EvidenceDocument(
         cohort=cohort,
         task=task,
@@ -112,5 +121,5 @@ def attention_evidence(
         towards=towards,
         meaning=MEANING,
         prediction={name: value for name, value in prediction.items() if np.isfinite(value)},
-        instances=tuple(rank_tiles(model, slides, most)),
+        instances=tuple(rank_tiles(model, slides, most, level)),
     )

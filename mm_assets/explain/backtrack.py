@@ -1,13 +1,13 @@
 """From a patient's contributions back to places on slides, genes and covariates, ranked."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from mm_assets.explain.document import Instance, Item
-from mm_assets.models.extremum import locate, parse_feature
+from mm_assets.models.extremum import Places, locate, parse_feature, places_of
 
 _EXTREMUM = re.compile(r"[^:]+:(min|max):\d+")
 
@@ -32,18 +32,12 @@ def rank_features(
         Names of the clinical features.
     """
     used = contributions[contributions != 0]
-    if extrema is not None:  # a look-up goes through all rows
-        extrema = extrema[extrema["dimension"].isin(_dimensions(used.index))]
+    places = None if extrema is None else places_of(extrema)
     order = sorted(used.index, key=lambda name: (-abs(used[name]), name))
     return [
-        _item(rank, name, float(used[name]), float(values[name]), extrema, name in covariates)
+        _item(rank, name, float(used[name]), float(values[name]), places, name in covariates)
         for rank, name in enumerate(order, start=1)
     ]
-
-
-def _dimensions(names: Iterable[str]) -> list[int]:
-    """Embedding dimensions that imaging features among the names stand for."""
-    return [parse_feature(name).dimension for name in names if _EXTREMUM.fullmatch(name)]
 
 
 def _item(
@@ -51,7 +45,7 @@ def _item(
     name: str,
     contribution: float,
     value: float,
-    extrema: pd.DataFrame | None,
+    places: Places | None,
     clinical: bool,
 ) -> Item:
     known = None if np.isnan(value) else value
@@ -63,8 +57,8 @@ def _item(
     feature = parse_feature(name)
     found = {"kind": "imaging", "level": feature.level, "dimension": feature.dimension}
     found["extremum"] = feature.extremum
-    if known is not None and extrema is not None:
-        place = locate(extrema, name)
+    if known is not None and places is not None:
+        place = locate(places, name)
         found |= {"slide_id": place.slide_id, "x": place.x, "y": place.y, "size0": place.size0}
     return item.model_copy(update=found)
 

@@ -57,6 +57,8 @@ class Instance(_Part):
         Sum of the contributions of the features that point here, or attention.
     features
         How many point here; None where scores come from no features.
+    shared_out
+        Whether smaller instances inside this one hold its score again.
     """
 
     rank: int
@@ -67,6 +69,7 @@ class Instance(_Part):
     size0: int
     score: float
     features: int | None = None
+    shared_out: bool = False
     crop: str | None = None
 
 

@@ -1,14 +1,17 @@
-"""From scores to votes and probabilities of survival, with what training patients gave."""
+"""From scores to votes, probabilities and cut-offs, with what training patients gave."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mm_assets.models.losses import CoxLoss, Floats, Outcome, nelson_aalen
 
 MAX_SLOPE = 20.0
+THRESHOLD = "threshold"
+_NO_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,40 @@ def survival_columns(horizons: Sequence[float]) -> list[str]:
 def probability_columns(classes: Sequence[str]) -> list[str]:
     """Names of the columns of class probabilities, e.g. ``probability_IDC``."""
     return [f"probability_{name}" for name in classes]
+
+
+def class_table(probability: Floats, classes: Sequence[str], threshold: float) -> pd.DataFrame:
+    """Columns probability_<class> and, for two classes, the threshold of the second.
+
+    Parameters
+    ----------
+    probability
+        Shape [patients, classes].
+    """
+    table = pd.DataFrame(probability, columns=probability_columns(classes))
+    return table.assign(**{THRESHOLD: threshold}) if len(classes) == 2 else table
+
+
+def youden_threshold(label: NDArray[np.int64], probability: Floats) -> float:
+    """Probability of the second class from which on a training patient is best put into it.
+
+    Where sensitivity + specificity is largest (Youden, Cancer 3, 1950), in the middle between the
+    probabilities on both sides; 0.5 where no threshold is better than chance.
+
+    Parameters
+    ----------
+    label
+        0 or 1, shape [patients].
+    probability
+        Of the second class, shape [patients].
+    """
+    from sklearn.metrics import roc_curve
+
+    if not 0 < label.sum() < len(label):
+        return _NO_THRESHOLD
+    false, true, score = roc_curve(label, probability, drop_intermediate=False)
+    best = int(np.argmax(true - false))
+    return float(score[best : best + 2].mean()) if best else _NO_THRESHOLD
 
 
 def cox_slope(risk: Floats, outcome: Outcome) -> float:

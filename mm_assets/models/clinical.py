@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mm_assets.cohort.clinical import Endpoint
-from mm_assets.models.calibration import SurvivalCurve, probability_columns
+from mm_assets.models.calibration import SurvivalCurve, class_table, youden_threshold
 from mm_assets.models.folds import list_folds
 from mm_assets.models.losses import Floats, Labels, Outcome, log_prior, softmax
 
@@ -87,6 +87,8 @@ class ClinicalModel:
         [columns] for survival, [columns, classes] for classification.
     intercept
         [classes]; unused for survival.
+    threshold
+        Of two classes, see `class_table`.
     """
 
     encoder: CovariateEncoder
@@ -94,6 +96,7 @@ class ClinicalModel:
     coefficients: Floats
     intercept: Floats
     curve: SurvivalCurve | None
+    threshold: float = np.nan
 
     @classmethod
     def fit(
@@ -118,7 +121,11 @@ class ClinicalModel:
             return cls(encoder, (), weights, np.zeros(0), curve)
         labels = Labels(table["label"].to_numpy(np.int64), len(endpoint.classes))
         weights, intercept = _logistic(values, labels)
-        return cls(encoder, endpoint.classes, weights, intercept, None)
+        threshold = np.nan
+        if labels.classes == 2:
+            probability = softmax(values @ weights + intercept)[:, 1]
+            threshold = youden_threshold(labels.code, probability)
+        return cls(encoder, endpoint.classes, weights, intercept, None, threshold)
 
     @property
     def feature_names(self) -> list[str]:
@@ -131,11 +138,12 @@ class ClinicalModel:
         return product + self.intercept if self.classes else product
 
     def predict(self, covariates: pd.DataFrame) -> pd.DataFrame:
-        """Columns risk and survival_<h>, or probability_<class>; index as `covariates`."""
+        """Columns risk, risk_cut and survival_<h>, or those of `class_table`; index as given."""
+        score = self.score(covariates)
         if self.curve is not None:
-            return self.curve(self.score(covariates)).set_index(covariates.index)
-        probability = softmax(self.score(covariates))
-        return pd.DataFrame(probability, covariates.index, probability_columns(self.classes))
+            return self.curve(score).set_index(covariates.index)
+        found = class_table(softmax(score), self.classes, self.threshold)
+        return found.set_index(covariates.index)
 
 
 def run_clinical_folds(

@@ -7,7 +7,7 @@ instance, so a model's feature leads back to a place on a slide. Ties go to the 
 in grid order (by y, then x), then to the first slide id, whatever the order of the input.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Literal
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from mm_assets.omics.filters import ALL_PATIENTS
 
 Level = Literal["tile", "region", "nucleus"]
+# (level, dimension) -> a row of `patient_extrema`, by column.
+Places = Mapping[tuple[str, int], Mapping[Hashable, Any]]
 CHUNK_ROWS = 1024
 SLIDE_COLUMNS = [
     "level", "dimension", "minimum", "min_x", "min_y", "maximum", "max_x", "max_y", "size0",
@@ -220,19 +222,22 @@ def patient_matrix(by_slide: Mapping[str, pd.DataFrame], manifest: pd.DataFrame)
         row = _as_row(by_slide[slide])
         patient = str(owner[slide])
         rows[patient] = _merge_rows(rows[patient], row) if patient in rows else row
-    matrix = pd.DataFrame.from_dict(rows, orient="index").astype(np.float32).sort_index()
-    matrix = matrix[sorted(matrix.columns)]
+    matrix = pd.DataFrame(rows, dtype=np.float32).T.sort_index().sort_index(axis=1)
     matrix.index.name = "patient_id"
     return matrix
 
 
-def locate(patient: pd.DataFrame, feature: str) -> Evidence:
+def places_of(patient: pd.DataFrame) -> Places:
+    """One patient's extrema (from `patient_extrema`) by level and dimension, for `locate`."""
+    keys = zip(patient["level"], patient["dimension"], strict=True)
+    return dict(zip(keys, patient.to_dict("records"), strict=True))
+
+
+def locate(places: Places, feature: str) -> Evidence:
     """Slide, coordinate and value behind a patient's feature.
 
     Parameters
     ----------
-    patient
-        One patient's extrema from `patient_extrema`.
     feature
         Feature name, as in `patient_matrix`.
 
@@ -242,10 +247,9 @@ def locate(patient: pd.DataFrame, feature: str) -> Evidence:
         If the patient has no such level or dimension.
     """
     parsed = parse_feature(feature)
-    row = patient[(patient["level"] == parsed.level) & (patient["dimension"] == parsed.dimension)]
-    if row.empty:
+    found = places.get((parsed.level, parsed.dimension))
+    if found is None:
         raise KeyError(f"the patient has no extremum for feature {feature}")
-    found = row.iloc[0]
     side = parsed.extremum
     return Evidence(
         slide_id=str(found[f"{side}_slide"]),

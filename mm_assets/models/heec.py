@@ -22,7 +22,13 @@ import pandas as pd
 
 from mm_assets.cohort.clinical import Endpoint
 from mm_assets.models.boosting import Boosters, Chosen, one_thread, predict_text
-from mm_assets.models.calibration import QuantileMap, SurvivalCurve, cox_slope, probability_columns
+from mm_assets.models.calibration import (
+    QuantileMap,
+    SurvivalCurve,
+    class_table,
+    cox_slope,
+    youden_threshold,
+)
 from mm_assets.models.clinical import MIN_EVENTS, ClinicalModel, CovariateEncoder
 from mm_assets.models.features import ClinicalUse, FeatureBlocks, Preprocessor
 from mm_assets.models.heec_parameters import HeecParameters
@@ -66,6 +72,8 @@ class HeecModel:
         Where the boosters' scores start; None unless a clinical model is their offset.
     trials
         What the search for settings tried, as from `tune`.
+    threshold
+        Of two classes, from held-out probabilities of the training patients, see `class_table`.
     """
 
     classes: tuple[str, ...]
@@ -79,6 +87,7 @@ class HeecModel:
     parameters: HeecParameters
     offset: ClinicalOffset | None = None
     trials: pd.DataFrame = field(default_factory=pd.DataFrame)
+    threshold: float = np.nan
 
     @property
     def feature_names(self) -> list[str]:
@@ -101,8 +110,8 @@ class HeecModel:
         Returns
         -------
         DataFrame
-            Columns risk (0 to 1, higher = worse) and survival_<h>, or probability_<class>; index
-            as `frame`.
+            Columns risk (0 to 1, higher = worse), risk_cut and survival_<h>, or those of
+            `class_table`; index as `frame`.
 
         Raises
         ------
@@ -118,9 +127,9 @@ class HeecModel:
             for name, text in self.boosters.items()
         }
         if self.curve is None:
-            members = list(scores.values()) or [np.zeros((len(frame), 1))]
-            logits = self.prior + np.mean(members, axis=0)
-            return pd.DataFrame(softmax(logits), frame.index, probability_columns(self.classes))
+            probability = _probability(self.prior, scores, len(frame))
+            found = class_table(probability, self.classes, self.threshold)
+            return found.set_index(frame.index)
         if self.clinical is not None:
             scores[CLINICAL] = self.clinical.score(frame)
         places = {name: self.references[name](score) for name, score in scores.items()}
@@ -178,12 +187,22 @@ def fit_heec(
         held_out = _scores(found.chosen) | held_out
     if endpoint.kind == "classification":
         labels = Labels(table["label"].to_numpy(np.int64), len(endpoint.classes))
-        return replace(model, prior=log_prior(labels))
+        prior, threshold = log_prior(labels), np.nan
+        if labels.classes == 2:
+            probability = _probability(prior, held_out, len(table))
+            threshold = youden_threshold(labels.code, probability[:, 1])
+        return replace(model, prior=prior, threshold=threshold)
     outcome = Outcome.of(table)
     references = {name: QuantileMap.fit(score) for name, score in held_out.items()}
     risk, votes = _risk(blocks, held_out, outcome)
     curve = SurvivalCurve.fit(risk, outcome, horizons)
     return replace(model, references=references, votes=votes, curve=curve)
+
+
+def _probability(prior: Floats, scores: Mapping[str, Floats], patients: int) -> Floats:
+    """Class probabilities [patients, classes] from the scores of the boosters."""
+    members = list(scores.values()) or [np.zeros((patients, 1))]
+    return softmax(prior + np.mean(members, axis=0))
 
 
 def _can_learn(table: pd.DataFrame, endpoint: Endpoint) -> bool:

@@ -11,7 +11,7 @@ from mm_assets.models.features import FeatureBlocks, Variant, default_variants
 from mm_assets.models.folds import Fold, list_folds
 from mm_assets.models.heec import HeecModel, Sites, fit_heec
 from mm_assets.models.heec_parameters import HeecParameters
-from mm_assets.omics.filters import ALL_PATIENTS
+from mm_assets.omics.filters import ALL_PATIENTS, patients_digest
 
 Progress = Callable[[int, int], None]
 ImagingOf = Callable[[int, int, bool], pd.DataFrame]
@@ -26,8 +26,8 @@ def fit_final(
     sites: Sites = None,
 ) -> HeecModel:
     """HEEC fitted to all patients of the task, with the rows repeat = fold = -1 of the filter."""
-    known = _filter_of(filtered_omics, ALL_PATIENTS, ALL_PATIENTS)
     patients = endpoint.table.index.to_list()
+    known = _filter_of(filtered_omics, ALL_PATIENTS, ALL_PATIENTS, patients)
     return fit_heec(blocks, endpoint, patients, horizons, parameters, known, sites)
 
 
@@ -72,6 +72,12 @@ def run_folds(
     -------
     DataFrame
         Columns model, repeat, fold, patient_id, then those of `HeecModel.predict`, sorted.
+
+    Raises
+    ------
+    ValueError
+        When a patient is on both sides of a fold, or a fold's filter was fitted to others than its
+        training patients.
     """
     variants = default_variants(blocks) if variants is None else variants
     tasks = [(fold, variant) for fold in list_folds(splits) for variant in variants]
@@ -88,7 +94,7 @@ def run_folds(
         known = None
         settings = _of_variant(parameters or HeecParameters(), variant)
         if chosen.omics is blocks.omics and variant.filter_factor == 1:
-            known = _filter_of(filtered_omics, fold.repeat, fold.fold)
+            known = _filter_of(filtered_omics, fold.repeat, fold.fold, fold.train)
         model = fit_heec(chosen, endpoint, fold.train, horizons, settings, known, sites)
         predicted = fold.label(model.predict(chosen.frame(fold.test)), variant.name)
         return predicted, label_trials(model, variant.name, fold.repeat, fold.fold)
@@ -126,8 +132,16 @@ def _of_variant(parameters: HeecParameters, variant: Variant) -> HeecParameters:
     return parameters.with_filters(variant.filter_factor)
 
 
-def _filter_of(filtered: pd.DataFrame | None, repeat: int, fold: int) -> pd.DataFrame | None:
+def _filter_of(
+    filtered: pd.DataFrame | None, repeat: int, fold: int, train: Sequence[str]
+) -> pd.DataFrame | None:
     """The rows of one fold."""
     if filtered is None:
         return None
-    return filtered[(filtered["repeat"] == repeat) & (filtered["fold"] == fold)]
+    rows = filtered[(filtered["repeat"] == repeat) & (filtered["fold"] == fold)]
+    if set(rows["fitted_on"]) != {patients_digest(train)}:
+        raise ValueError(
+            f"the omics filter of repeat {repeat}, fold {fold} was not fitted to the training "
+            "patients of that fold: make it anew with these folds"
+        )
+    return rows.drop(columns="fitted_on")

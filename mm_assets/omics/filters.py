@@ -1,6 +1,7 @@
 """Univariate filter of omics features, fitted on training patients only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 
 import numpy as np
 import pandas as pd
@@ -104,18 +105,27 @@ def filter_folds(
     Returns
     -------
     DataFrame
-        Columns repeat and fold, then those of `fit_filter`. repeat = fold = -1 is the filter
-        fitted on all patients, for the final model only.
+        Columns repeat, fold and fitted_on (`patients_digest` of the training patients), then those
+        of `fit_filter`. repeat = fold = -1 is the filter fitted on all patients, for the final
+        model only.
     """
     fitted = []
     for _, rows in splits[splits["role"] == "train"].groupby(["repeat", "fold"]):
-        kept = fit_filter(omics, endpoint, rows["patient_id"].tolist(), keep)
+        train = rows["patient_id"].tolist()
+        kept = fit_filter(omics, endpoint, train, keep)
         repeat, fold = (int(number) for number in rows[["repeat", "fold"]].iloc[0])
-        fitted.append(kept.assign(repeat=repeat, fold=fold))
-    final = fit_filter(omics, endpoint, endpoint.table.index.tolist(), keep)
-    fitted.append(final.assign(repeat=ALL_PATIENTS, fold=ALL_PATIENTS))
+        fitted.append(kept.assign(repeat=repeat, fold=fold, fitted_on=patients_digest(train)))
+    everyone = endpoint.table.index.tolist()
+    final = fit_filter(omics, endpoint, everyone, keep)
+    digest = patients_digest(everyone)
+    fitted.append(final.assign(repeat=ALL_PATIENTS, fold=ALL_PATIENTS, fitted_on=digest))
     table = pd.concat(fitted, ignore_index=True)
-    return table[["repeat", "fold", *final.columns]]
+    return table[["repeat", "fold", "fitted_on", *final.columns]]
+
+
+def patients_digest(patients: Iterable[str]) -> str:
+    """Digest of a set of patients, by which a model knows whom a filter was fitted to."""
+    return sha256("\n".join(sorted(patients)).encode()).hexdigest()
 
 
 def _blocks(omics: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -1,5 +1,6 @@
 """Omics tables of a cohort: one row a patient, one column a feature of a modality."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mm_assets.omics.cbioportal import read_study
 
 SUFFIXES = {"_rnaseq": "expression", "_cnv": "copy_number", "_mut": "mutation"}
 _MOST_CELLS = 20
+_TELLING_VALUES = 10  # different expression values of a patient that no second person shares
 
 
 def read_omics(config: OmicsConfig) -> tuple[pd.DataFrame, list[Problem]]:
@@ -27,8 +29,9 @@ def read_omics(config: OmicsConfig) -> tuple[pd.DataFrame, list[Problem]]:
         modality ``expression``, ``copy_number`` or ``mutation``; NaN where not measured. Patients
         of whom nothing was measured are not in it.
     list of Problem
-        Errors: cells that are no finite number, rows of one patient that disagree, no column
-        that varies. Warnings: constant columns, several samples of a patient.
+        Errors: cells that are no finite number, rows of one patient that disagree, two patients
+        with the same expression throughout, no column that varies. Warnings: constant columns,
+        several samples of a patient.
 
     Raises
     ------
@@ -48,7 +51,21 @@ def read_omics(config: OmicsConfig) -> tuple[pd.DataFrame, list[Problem]]:
         problems.append(Problem(str(path), what, "they are dropped", "warning"))
     if varying.empty:
         problems.append(Problem(str(path), "no column differs between patients", "check the file"))
+    problems += _twins(varying, path)
     return varying.sort_index(), problems
+
+
+def _twins(table: pd.DataFrame, path: Path) -> Iterator[Problem]:
+    """Patients who share every expression value: one person, who would be in train and test.
+
+    Copy number and mutations are too coarse to tell people apart.
+    """
+    expression = table.loc[:, table.columns.str.startswith("expression:")]
+    known = expression[expression.nunique(axis=1) >= _TELLING_VALUES]
+    rows = pd.Series([row.tobytes() for row in known.to_numpy()], known.index, dtype=object)
+    for _, same in rows[rows.duplicated(keep=False)].groupby(rows):
+        what = f"patients with the same expression of every gene: {listing(sorted(same.index))}"
+        yield Problem(str(path), what, "one person is one patient: keep one id, in all tables")
 
 
 def _read_wide(path: Path, patient_column: str) -> tuple[pd.DataFrame, list[Problem]]:

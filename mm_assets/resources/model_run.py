@@ -29,9 +29,9 @@ class Predictor(Protocol):
         """One row of output per row of input."""
 
 
-@dataclass(frozen=True)
-class ModelRun:
-    """One trained model and everything that must be known about it.
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What is known of a model before it is trained.
 
     Attributes
     ----------
@@ -45,17 +45,8 @@ class ModelRun:
         Data version of the folds.
     parameters
         Hyper-parameters and settings, JSON values.
-    predictor, input_example
-        The final model and a few rows it accepts.
-    lineage
-        Tree down to slide digests (`mm_assets.resources.lineage.to_json`).
     weights
         Stamp of the encoder weights, e.g. ``resnet50 random:0``.
-    curves
-        Learning curves: columns curve, epoch, value.
-    trials
-        What tuning tried, each row a run nested in this one: columns model, repeat, fold, trial,
-        gain (score on inner folds), seconds, then settings. None or empty without tuning.
     """
 
     cohort: str
@@ -67,12 +58,7 @@ class ModelRun:
     upstream: dict[str, dict[str, str]]
     splits_digest: str
     parameters: dict[str, JSON]
-    predictor: Predictor
-    input_example: "pd.DataFrame"
-    lineage: dict[str, JSON] = field(default_factory=dict)
     weights: str = ""
-    curves: "pd.DataFrame | None" = None
-    trials: "pd.DataFrame | None" = None
 
     @property
     def name(self) -> str:
@@ -104,6 +90,30 @@ class ModelRun:
                 for asset, versions in self.upstream.items()
             },
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRun(RunFacts):
+    """One trained model and everything that must be known about it.
+
+    Attributes
+    ----------
+    predictor, input_example
+        The final model and a few rows it accepts.
+    lineage
+        Tree down to slide digests (`mm_assets.resources.lineage.to_json`).
+    trials
+        What tuning tried, each row a run nested in this one: columns model, repeat, fold, trial,
+        gain (score on inner folds), seconds, then settings. None or empty without tuning.
+    live
+        Id of the run that `Tracking.live_run` opened for the training; None opens one.
+    """
+
+    predictor: Predictor
+    input_example: "pd.DataFrame"
+    lineage: dict[str, JSON] = field(default_factory=dict)
+    trials: "pd.DataFrame | None" = None
+    live: str | None = None
 
     def files(self) -> dict[str, bytes]:
         """Path in the run's artefacts -> content."""

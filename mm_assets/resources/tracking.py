@@ -28,6 +28,7 @@ from mm_assets.resources.mlflow_log import log_files, log_metrics, log_params, l
 from mm_assets.resources.model_run import (
     FINGERPRINT_TAG,
     ModelRun,
+    RunFacts,
     curve_metrics,
     fold_metrics,
     overall_metrics,
@@ -132,6 +133,29 @@ class Tracking(dg.ConfigurableResource):
             self._set_alias(client, version)
             return _registered(client.get_model_version(version.name, version.version))
 
+    @contextlib.contextmanager
+    def live_run(self, facts: RunFacts) -> Iterator[str]:
+        """Id of a run that is open while its model is trained; `log_model` can complete it.
+
+        Runs that a killed attempt at the same model left open are closed first.
+        """
+        client = self._client()
+        with self._exclusive():
+            run_id = self._open(client, facts)
+        status = "FAILED"
+        try:
+            yield run_id
+            status = "FINISHED"
+        finally:
+            with self._exclusive():
+                client.set_terminated(run_id, status)
+
+    def log_curves(self, run_id: str, curves: pd.DataFrame) -> None:
+        """Add points to the learning curves of a run: columns curve, epoch, value."""
+        client = self._client()
+        with self._exclusive():
+            log_metrics(client, run_id, curve_metrics(curves))
+
     def attach(
         self,
         run_id: str,
@@ -167,6 +191,48 @@ class Tracking(dg.ConfigurableResource):
         with self._exclusive():
             for key, value in tags.items():
                 client.set_tag(run_id, key, value)
+
+    def note(self, model: RegisteredModel, facts: Mapping[str, str]) -> None:
+        """Set tags on a registered version."""
+        client = self._client()
+        with self._exclusive():
+            for key, value in facts.items():
+                client.set_model_version_tag(model.name, str(model.version), key, value)
+
+    def describe(self, model: RegisteredModel, text: str) -> None:
+        """Set the description of a registered version, Markdown, as its page shows it."""
+        client = self._client()
+        with self._exclusive():
+            client.update_model_version(model.name, str(model.version), description=text)
+
+    def notes(self, model: RegisteredModel) -> dict[str, str]:
+        """Tags of a registered version."""
+        return dict(self._client().get_model_version(model.name, str(model.version)).tags)
+
+    def promote(self, model: RegisteredModel, facts: Mapping[str, str]) -> RegisteredModel:
+        """Make a version the champion; `facts` are tags that say why, set before."""
+        self.note(model, facts)
+        client = self._client()
+        with self._exclusive():
+            aliases = client.get_registered_model(model.name).aliases
+            client.set_registered_model_alias(model.name, CHAMPION, str(model.version))
+            if str(aliases.get(CHALLENGER)) == str(model.version):
+                client.delete_registered_model_alias(model.name, CHALLENGER)
+        return self.version(model.name, model.version)
+
+    def read_file(self, run_id: str, path: str) -> bytes | None:
+        """A file of a run, None where it has none of that name."""
+        from mlflow.exceptions import MlflowException
+
+        artifacts = _mlflow(self.uri).artifacts
+        with tempfile.TemporaryDirectory() as folder, _hushed():
+            try:
+                found = artifacts.download_artifacts(
+                    run_id=run_id, artifact_path=path, dst_path=folder, tracking_uri=self.uri
+                )
+            except (MlflowException, OSError):
+                return None
+            return Path(found).read_bytes()
 
     def version(self, name: str, version_or_alias: int | str = CHAMPION) -> RegisteredModel:
         """Version of a registered model by number or alias.
@@ -253,21 +319,22 @@ class Tracking(dg.ConfigurableResource):
         return found[0] if found else None
 
     def _register(self, client: MlflowClient, run: ModelRun) -> ModelVersion:
-        experiment = self._experiment(client, f"{run.cohort}.{run.task}")
-        self._end_abandoned(client, experiment, run.fingerprint())
-        tags = run.tags()
-        run_id = client.create_run(experiment, run_name=run.model, tags=tags).info.run_id
+        run_id = run.live or self._open(client, run)
         with _mlflow(self.uri).start_run(run_id=run_id):
             log_params(client, run_id, run)
             log_files(client, run_id, run.files())
-            if run.curves is not None:
-                log_metrics(client, run_id, curve_metrics(run.curves))
             model_uri, model_id = self._log_pyfunc(run)
-            log_trials(client, experiment, run_id, run)
+            log_trials(client, client.get_run(run_id).info.experiment_id, run_id, run)
         _ensure_registered_model(client, run.name)
         return client.create_model_version(
-            run.name, source=model_uri, run_id=run_id, tags=tags, model_id=model_id
+            run.name, source=model_uri, run_id=run_id, tags=run.tags(), model_id=model_id
         )
+
+    def _open(self, client: MlflowClient, facts: RunFacts) -> str:
+        experiment = self._experiment(client, f"{facts.cohort}.{facts.task}")
+        self._end_abandoned(client, experiment, facts.fingerprint())
+        run = client.create_run(experiment, run_name=facts.model, tags=facts.tags())
+        return str(run.info.run_id)
 
     def _end_abandoned(self, client: MlflowClient, experiment: str, fingerprint: str) -> None:
         """Close the runs that a killed attempt at the same model left open."""

@@ -6,18 +6,16 @@ written whole or not at all; somebody who changes their mind adds another.
 
 import uuid
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mm_assets.explain.document import EvidenceDocument, Model
 from mm_assets.resources.store import ArtefactRef, ArtefactStore
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 OPINIONS = "opinions"
 _NAME = r"^[A-Za-z0-9._-]{1,128}$"
+_FORMULA = r"^[=+\-@\t\r]"
 
 
 class Statement(BaseModel):
@@ -92,8 +90,12 @@ class Opinions:
         """`all` as rows for people and programs."""
         return [opinion.model_dump() for opinion in self.all()]
 
-    def table(self) -> "pd.DataFrame":
-        """`all` as a table, which has its columns even when nobody has said anything."""
+    def csv(self) -> str:
+        """`all` as CSV, which has its columns even when nobody has said anything.
+
+        Text that a spreadsheet would take for a formula begins with an apostrophe.
+        """
         import pandas as pd
 
-        return pd.DataFrame(self.rows(), columns=list(Opinion.model_fields))
+        table = pd.DataFrame(self.rows(), columns=list(Opinion.model_fields)).astype(str)
+        return table.replace(_FORMULA, r"'\g<0>", regex=True).to_csv(index=False)

@@ -1,6 +1,12 @@
 """PORPOISE's stages on stored embeddings: predictions, registry, curves, comparison."""
 
 import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +15,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather
 
+from mm_assets.assets import porpoise
+from mm_assets.assets.attention import attention_stages
 from mm_assets.assets.cohort_level import run_cohort_stage
 from mm_assets.assets.graph import cohort_stages
 from mm_assets.assets.omics import table_stages, task_table_stages
@@ -93,15 +101,26 @@ def job_of(space: Workspace, stage: CohortStage) -> Job:
 
 
 def test_networks_are_registered_and_compared(
-    workspace: Workspace, home: Path, tmp_path: Path
+    workspace: Workspace, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = workspace.config.tasks[1]
     stages = porpoise_stages(workspace.config, task)
     assert [stage.name for stage in stages] == [f"{model}_{task.name}" for model in MODELS]
     seen: list[tuple[str, int, int]] = []
-    stop = listen(lambda *progress: seen.append(progress))
+    live: list[tuple[str, int]] = []
+
+    def look(label: str, done: int, total: int) -> None:
+        """What MLflow shows after every epoch."""
+        seen.append((label, done, total))
+        live.extend(_unfinished(workspace))
+
+    monkeypatch.setattr(porpoise, "FLUSH_SECONDS", 0.0)
+    stop = listen(look)
     for stage in stages:
+        live.clear()
         receipt, _ = run_cohort_stage(stage, workspace, "")
+        assert [points for _, points in live] == list(range(3 * EPOCHS + 1))
+        assert {run for run, _ in live} == {receipt.metadata["mlflow_run"]}
         assert seen[-1] == (f"tiny/{stage.name}", 3 * EPOCHS, 3 * EPOCHS)
         assert receipt.metadata["weights"] == ("" if "snn" in stage.name else "resnet50 random:0")
         model = str(receipt.metadata["registered_model"])
@@ -117,6 +136,24 @@ def test_networks_are_registered_and_compared(
     assert set(found["model"]) == set(MODELS)
     patients = found.groupby("model")["patients"].max()
     assert patients.to_dict() == dict(zip(MODELS, (SLIDES, PATIENTS, PATIENTS), strict=True))
+
+
+def _unfinished(workspace: Workspace) -> list[tuple[str, int]]:
+    """Runs that are open, each with the points of its curves of training."""
+    client = workspace.tracking._client()
+    experiment = client.get_experiment_by_name("tiny.survival")
+    runs = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")
+    return [
+        (
+            run.info.run_id,
+            sum(
+                len(client.get_metric_history(run.info.run_id, name))
+                for name in run.data.metrics
+                if name.endswith("training_loss")
+            ),
+        )
+        for run in runs
+    ]
 
 
 def _check_curves(workspace: Workspace, run: str) -> None:
@@ -150,6 +187,9 @@ def test_only_what_is_asked_for_and_can_be_read(home: Path, tmp_path: Path) -> N
         config = load_config(write_yaml(tmp_path / "other", **sections))
         names = [stage.name for stage in porpoise_stages(config, config.tasks[0])]
         assert names == [f"{kind}_subtype" for kind in kinds]
+        looked = [stage.name for stage in attention_stages(config, config.tasks[0])]
+        expected = {"porpoise_amil": "attention_subtype", "porpoise_mmf": "attention_mmf_subtype"}
+        assert looked == [expected[kind] for kind in kinds if kind in expected]
         judged = next(s for s in cohort_stages(config) if s.name == "evaluation_subtype")
         assert set(names) <= set(judged.upstream)
 
@@ -171,19 +211,80 @@ def test_bags_are_mapped_and_remote_ones_fetched_once(
         monkeypatch.setattr(ArtefactStore, "read_bytes", lambda *_: pytest.fail("fetched twice"))
 
 
+def test_a_training_that_fails_leaves_no_open_run(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = porpoise_stages(workspace.config, workspace.config.tasks[1])[1]
+    monkeypatch.setattr(porpoise, "register_model", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_cohort_stage(stage, workspace, "")
+    client = workspace.tracking._client()
+    experiment = client.get_experiment_by_name("tiny.survival")
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"]
+
+
+@pytest.mark.stress
+def test_a_killed_materialization_goes_on(home: Path, tmp_path: Path) -> None:
+    """kill -9 of `mm materialize` in a training: the same predictions, and no run left open."""
+    made = []
+    for attempt, killed in (("whole", False), ("killed", True)):
+        folder = tmp_path / attempt
+        where = folder / "cohorts" / "tiny"
+        where.mkdir(parents=True)
+        write_tables(where, patient_ids(24))
+        yaml = write_yaml(where, slides=None, porpoise={"epochs": 300})
+        cohort = Cohort(yaml, folder / "mm")
+        cohort.mm("materialize", "tiny", "--select", "clinical", "--select", "omics")
+        cohort.mm("materialize", "tiny", "--select", "splits_survival")
+        if killed:
+            _kill_in_training(cohort, folder / "mm" / "training")
+        cohort.mm("materialize", "tiny", "--select", "porpoise_snn_survival")
+        store = folder / "mm" / "store" / "tiny" / "porpoise_snn_survival"
+        made.append(pd.read_parquet(store / "cohort.parquet"))
+    pd.testing.assert_frame_equal(made[0], made[1])
+    tracking = Tracking(tracking_uri=f"sqlite:///{folder / 'mm' / 'mlflow' / 'mlflow.db'}")
+    client = tracking._client()
+    experiment = client.get_experiment_by_name("tiny.survival")
+    runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
+    assert [run.info.status for run in runs] == ["KILLED", "FINISHED"]
+    counts = [
+        len(client.get_metric_history(run.info.run_id, "repeat0_fold0/training_loss"))
+        for run in runs
+    ]
+    assert 0 < counts[0] <= counts[1] == 300
+
+
+def _kill_in_training(cohort: Cohort, folder: Path) -> None:
+    """Kill `mm materialize` when the second fold's checkpoint is there."""
+    command = [sys.executable, "-m", "mm_assets", "materialize", "tiny"]
+    with subprocess.Popen(
+        [*command, "--select", "porpoise_snn_survival"],
+        env=cohort.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        while not list(folder.rglob("repeat0_fold1.pt")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 @pytest.mark.stress
 def test_from_slides_to_attention_through_the_command_line(home: Path, tmp_path: Path) -> None:
-    yaml = make_cohort(tmp_path / "cohorts" / "tiny", 12, porpoise={"models": ["amil"]})
+    yaml = make_cohort(tmp_path / "cohorts" / "tiny", 12, porpoise={"models": ["amil", "mmf"]})
     cohort = Cohort(yaml, home)
-    made = ["slide", "tissue", "tile_embeddings", "clinical", "splits_subtype"]
+    made = ["slide", "tissue", "tile_embeddings", "clinical", "omics", "splits_subtype"]
     made += ["porpoise_amil_subtype", "attention_subtype"]
+    made += ["porpoise_mmf_subtype", "attention_mmf_subtype"]
     cohort.mm("materialize", "tiny", *(part for name in made for part in ("--select", name)))
     store = home / "store" / "tiny"
-    for patient in patient_ids(12):
+    shown = [("attention_subtype", "porpoise_amil"), ("attention_mmf_subtype", "porpoise_mmf")]
+    for (asset, method), patient in product(shown, patient_ids(12)):
         slide = Path(slide_name(patient)).stem
-        content = (store / "attention_subtype" / f"{slide}.json").read_bytes()
+        content = (store / asset / f"{slide}.json").read_bytes()
         document = EvidenceDocument.from_json(content)
-        assert document.patient_id == patient
+        assert (document.patient_id, document.method) == (patient, method)
         assert document.weights == "resnet50 random:0"
         tiles = feather.read_table(store / "tile_embeddings" / f"{slide}.arrow")
         places = {(place.x, place.y) for place in document.instances}
@@ -191,4 +292,4 @@ def test_from_slides_to_attention_through_the_command_line(home: Path, tmp_path:
         assert places == corners
         assert sum(place.score for place in document.instances) == pytest.approx(1, abs=1e-5)
         assert document.seen_in_training
-        assert (store / "attention_subtype" / f"{slide}.png").exists()
+        assert (store / asset / f"{slide}.png").exists()

@@ -1,4 +1,4 @@
-"""Tuning and compared options from the YAML to MLflow and the report."""
+"""Tuning, compared options and the learning curve from the YAML to MLflow and the report."""
 
 from pathlib import Path
 
@@ -33,7 +33,12 @@ def test_tuning_is_logged_and_options_are_reported(tmp_path: Path) -> None:
         slides=None,
         tasks=[SURVIVAL],
         heec={"tuning": {"trials": 2, "seconds": None}},
-        evaluation={"folds": 2, "bootstrap": 100, "compare": ["clinical"]},
+        evaluation={
+            "folds": 2,
+            "bootstrap": 100,
+            "compare": ["clinical"],
+            "learning_curve": {"shares": [0.5], "draws": 1},
+        },
     )
     cohort = Cohort(yaml, tmp_path / "mm")
     cohort.mm("materialize", "tiny")
@@ -55,5 +60,12 @@ def test_tuning_is_logged_and_options_are_reported(tmp_path: Path) -> None:
     html = store.read_bytes(ArtefactRef("tiny", "evaluation_survival", "cohort", "html")).decode()
     assert "How should covariates enter?" in html
     assert "How many features should pass the filters?" not in html
+    curve = store.read_table(
+        ArtefactRef("tiny", "evaluation_survival", "cohort.learning_curve", "parquet")
+    )
+    assert [(row.model, row.share) for row in curve.itertuples()] == [
+        (model, share) for share in (0.5, 1.0) for model in ("heec", "clinical_cox")
+    ]
+    assert "Would more patients help?" in html
     trials = tracking.predictor("tiny.survival.heec").trials
     assert trials["trial"].tolist() == [0, 1]

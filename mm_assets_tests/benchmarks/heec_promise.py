@@ -83,12 +83,12 @@ def cached(path: Path | None, measured: Measured, parameters: HeecParameters) ->
     return predictions
 
 
-def draws(measured: Measured, predictions: pd.DataFrame) -> Draws:
+def draws(measured: Measured, predictions: pd.DataFrame, resamples: int = RESAMPLES) -> Draws:
     """The main metric of every model, [1 + resamples], the mean over folds."""
     known = measured.endpoint.table.index
     splits = measured.splits[measured.splits["patient_id"].isin(known)]
     tests = splits.loc[splits["role"] == "test", ["repeat", "fold", "patient_id"]]
-    counts = patient_counts(tests, RESAMPLES, 0)
+    counts = patient_counts(tests, resamples, 0)
     scores = OutOfFold(predictions, measured.endpoint, splits, counts, ())
     metric = "c_index" if measured.endpoint.kind == "survival" else "auc"
     everyone = np.ones(len(scores.patients), dtype=bool)

@@ -150,7 +150,7 @@ def test_a_covariate_that_gives_the_class_away(attributes: dict[str, Any], tmp_p
     attributes["clinical"]["covariates"] = ["age", "histology"]
     found = check(attributes)
     assert len(found) == 1
-    assert "warning: task subtype: covariate 'histology' determines the class" in found[0]
+    assert "warning: task subtype: covariate 'histology' determines the outcome" in found[0]
 
 
 def test_folds_are_checked(attributes: dict[str, Any], tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mm_assets.encoders.hub import fetch_weights
+from mm_assets.encoders.catalogue import FOUNDATION, list_encoders
+from mm_assets.encoders.hub import cached_weights, fetch_weights
 from mm_assets.encoders.registry import load_encoder
 from mm_assets.encoders.weights import WeightsError
 
@@ -86,3 +88,31 @@ def test_what_is_not_on_the_hub_is_refused() -> None:
         fetch_weights("github.com/mahmoodlab/HIPT")
     with pytest.raises(WeightsError, match="hipt: give the path of a state dict in place of `hub`"):
         load_encoder("hipt", "hub", "cpu")
+
+
+def test_what_is_in_the_hubs_cache_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    source = FOUNDATION["uni"].source
+    assert cached_weights(source) is None
+    assert "log in with `hf auth login`" in _listed(tmp_path, "uni")["todo"]
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    todo = _listed(tmp_path, "uni")["todo"]
+    assert todo.startswith(f"accept the licence at {source}, say `weights: hub`")
+    repository = tmp_path / "hub" / "models--MahmoodLab--UNI"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("c" * 40)
+    snapshot = repository / "snapshots" / ("c" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "pytorch_model.bin").write_bytes(BODY)
+    assert cached_weights(source) == fetch_weights(source) == snapshot / "pytorch_model.bin"
+    row = _listed(tmp_path, "uni")
+    assert (row["weights"], row["todo"]) == ("in the hub's cache", "weights: hub")
+
+
+def _listed(folder: Path, name: str) -> dict[str, Any]:
+    return next(row for row in list_encoders(folder) if row["encoder"] == name)

@@ -88,6 +88,9 @@ def class_task(
             )
             for column, name in enumerate(names):
                 predicted[f"probability_{name}"] = share.loc[test, column].to_numpy()
+            if classes == 2:
+                train = splits.loc[(splits["fold"] == fold) & (splits["role"] == "train")]
+                predicted["threshold"] = share.loc[train["patient_id"], 1].median()
             predictions.append(predicted)
     table = pd.DataFrame({"label": label.astype(np.int64)}, index=ids)
     endpoint = Endpoint("classification", names, table, NOTHING_EXCLUDED)

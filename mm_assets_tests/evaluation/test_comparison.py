@@ -6,11 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from lifelines import KaplanMeierFitter
 
 from mm_assets.evaluation.comparison import Evaluation, evaluate, paired_difference, verdict
 from mm_assets_tests.evaluation.made_up import HORIZONS, Task, class_task, survival_task
 
-SURVIVAL_METRICS = ["c_index", "uno_c", *(f"{m}_{h:g}" for h in HORIZONS for m in ("auc", "brier"))]
+SURVIVAL_METRICS = [
+    *("c_index", "uno_c", "integrated_brier"),
+    *(f"{m}_{h:g}" for h in HORIZONS for m in ("auc", "brier")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +133,10 @@ def test_small_groups_are_masked(evaluation):
         assert list(groups.loc[small, ["patients", "events"]]) == ["<5", "<5"]
         assert np.isnan(groups.loc[small, ["value", "low", "high"]].astype(float)).all()
     assert groups.loc[("sex", "female"), "patients"] == "160"
+    # One masked site: its size would be 240 less the sum of the others.
+    shown = groups.loc["site"].loc[["east", "west"], ["patients", "events"]]
+    assert sorted((shown == "5 or more").all(axis=1)) == [False, True]
+    assert 0.5 < groups.loc[("site", "east"), "value"] < 1
     assert 0.5 < groups.loc[("sex", "female"), "value"] < 1
     assert {"up to 60", "over 60"} <= set(groups.loc["age"].index)
 
@@ -285,6 +293,30 @@ def test_progress_rises_to_the_total(survival):
     )
     assert [done for done, _ in seen] == list(range(1, 8))
     assert {total for _, total in seen} == {7}
+
+
+def test_what_tells_nobody_apart_is_kaplan_meier_or_the_share_of_the_class(survival):
+    found = evaluate(*survival.arguments, horizons=HORIZONS, bootstrap=100)
+    errors = found.uninformed.set_index("metric")["value"]
+    assert set(errors.index) == {"integrated_brier", *(f"brier_{h:g}" for h in HORIZONS)}
+    predicted = []
+    for (_, fold), rows in survival.splits.groupby(["repeat", "fold"]):
+        train = survival.endpoint.table.loc[rows.loc[rows["role"] == "train", "patient_id"]]
+        curve = KaplanMeierFitter().fit(train["time"], train["event"])
+        own = survival.predictions[survival.predictions["fold"] == fold]
+        own = own[own["model"] == "full"]
+        predicted.append(
+            own.assign(**{f"survival_{h:g}": curve.predict(h) for h in HORIZONS}, model="average")
+        )
+    arguments = replace(survival, predictions=pd.concat(predicted)).arguments
+    average = evaluate(*arguments, horizons=HORIZONS, bootstrap=100)
+    for metric, error in errors.items():
+        assert value(average, "average", metric)["value"] == pytest.approx(error, abs=1e-12)
+        assert value(found, "full", metric)["value"] < error
+    task = class_task(200, {"full": 0.3}, classes=3)
+    errors = evaluate(*task.arguments, bootstrap=100).uninformed.set_index("metric")["value"]
+    assert list(errors.index) == ["brier", "log_loss"]
+    assert errors["log_loss"] == pytest.approx(np.log(3), abs=0.1)
 
 
 def test_a_thousand_resamples_of_a_thousand_patients_and_six_models_are_quick():

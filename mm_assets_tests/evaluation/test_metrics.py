@@ -111,6 +111,110 @@ def test_uno_dynamic_auc_and_brier_equal_torchsurv(censored, levels):
     assert float(found) == pytest.approx(float(expected), abs=1e-5)
 
 
+@pytest.mark.parametrize(("censored", "levels"), [(0.3, None), (0.8, None), (0.5, 25)])
+def test_integrated_brier_equals_torchsurv_between_its_first_and_last_month(censored, levels):
+    from torchsurv.metrics.brier_score import BrierScore
+    from torchsurv.stats.ipcw import get_ipcw
+
+    train_time, train_event, _ = survival_data(3, 300, censored=censored, levels=levels)
+    time, event, risk = survival_data(4, 150, censored=censored, levels=levels)
+    end = min(time.max(), train_time[train_event].max()) * 0.6
+    months = np.linspace(end / 15, end, 15)
+    survival = np.exp(-months / 30 * np.exp(risk)[:, None])
+    curve = CensoringCurve.fit(train_time, train_event)
+    t_train_time, t_train_event, t_time, t_event, t_months, t_survival = torch_of(
+        train_time, train_event, time, event, months, survival
+    )
+    score = BrierScore()
+    score(
+        t_survival,
+        t_event,
+        t_time,
+        new_time=t_months,
+        weight=get_ipcw(t_train_event, t_train_time, t_time),
+        weight_new_time=get_ipcw(t_train_event, t_train_time, t_months),
+    )
+    found = float(metrics.integrated_brier(time, event, survival, months, curve))
+    # torchsurv starts at the first month, the metric at 0, where nobody is wrong.
+    first = float(metrics.brier_at(time, event, survival[:, 0], months[0], curve))
+    later = (found * end - first * months[0] / 2) / (end - months[0])
+    assert later == pytest.approx(float(score.integral()), abs=1e-5)
+
+
+def test_integrated_brier_ends_with_the_follow_up_and_takes_resamples():
+    time, event, risk = survival_data(8, 80)
+    curve = CensoringCurve.fit(time, event)
+    months = np.array([5.0, 10.0, time.max() + 1])
+    survival = np.exp(-months / 30 * np.exp(risk)[:, None])
+    short = metrics.integrated_brier(time, event, survival[:, :2], months[:2], curve)
+    assert float(metrics.integrated_brier(time, event, survival, months, curve)) == float(short)
+    counts = np.random.default_rng(0).integers(0, 3, size=(80, 3)).astype(float)
+    weighted = metrics.integrated_brier(time, event, survival, months, curve, counts)
+    for column, value in zip(counts.T.astype(int), weighted, strict=True):
+        copies = (np.repeat(values, column, axis=0) for values in (time, event, survival))
+        time_, event_, survival_ = copies
+        alone = metrics.integrated_brier(time_, event_, survival_, months, curve)
+        assert value == pytest.approx(float(alone), abs=1e-12)
+    assert np.isnan(metrics.integrated_brier(time, event, survival[:, 2:], months[2:], curve))
+
+
+@SETTINGS
+@given(
+    st.lists(PATIENT, min_size=3, max_size=30),
+    st.sampled_from(["ties", "censored", "constant", "single event"]),
+)
+def test_uno_auc_and_brier_equal_torchsurv_where_data_are_poor(patients, poverty):
+    import torch
+    from torchsurv.metrics.auc import Auc
+    from torchsurv.metrics.brier_score import BrierScore
+    from torchsurv.metrics.cindex import ConcordanceIndex
+    from torchsurv.stats.ipcw import get_ipcw
+
+    time, event, risk = (np.array(column, dtype=float) for column in zip(*patients, strict=True))
+    event = event == 1
+    if poverty == "censored":
+        event &= np.arange(len(event)) % 5 == 0
+    if poverty == "constant":
+        risk = np.ones_like(risk)
+    if poverty == "single event":
+        event = np.arange(len(event)) == int(np.argmin(time))
+    horizon = float(np.median(time))
+    # Censoring of other patients, who are followed for longer than these.
+    train_time, train_event, _ = survival_data(9, 60)
+    train_time = np.append(train_time, 100.0)
+    train_event = np.append(train_event, False)
+    curve = CensoringCurve.fit(train_time, train_event)
+    survival = np.exp(-0.1 * horizon * (1 + risk) / (1 + risk.max()))
+    found = [
+        float(metrics.uno_c(time, event, risk, curve, 9.0)),
+        float(metrics.auc_at(time, event, risk, horizon, curve)),
+        float(metrics.brier_at(time, event, survival, horizon, curve)),
+    ]
+    if not event.any():
+        assert np.isnan(found[:2]).all()
+        return
+    t_train_time, t_train_event, t_time, t_event, t_risk, t_horizon, t_survival = torch_of(
+        train_time, train_event, time, event, risk, np.array([horizon]), survival[:, None]
+    )
+    weight = get_ipcw(t_train_event, t_train_time, t_time)
+    later = {
+        "new_time": t_horizon,
+        "weight": weight,
+        "weight_new_time": get_ipcw(t_train_event, t_train_time, t_horizon),
+    }
+    (t_end,) = torch_of(np.array(9.0))
+    references = {
+        0: lambda: ConcordanceIndex()(t_risk, t_event, t_time, weight=weight, tmax=t_end),
+        1: lambda: Auc()(t_risk, t_event, t_time, **later),
+        2: lambda: BrierScore()(t_survival, t_event, t_time, **later),
+    }
+    for place, reference in references.items():
+        # Where nothing is defined the reference divides by zero or refuses.
+        if not np.isnan(found[place]):
+            expected = torch.as_tensor(reference()).item()
+            assert found[place] == pytest.approx(expected, abs=1e-5)
+
+
 def test_uno_is_harrell_without_censoring():
     time, event, risk = survival_data(5, censored=0.0)
     curve = CensoringCurve.fit(time, event)

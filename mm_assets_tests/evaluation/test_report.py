@@ -6,11 +6,14 @@ from html.parser import HTMLParser
 from io import BytesIO
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 
 from mm_assets.evaluation import plots
+from mm_assets.evaluation.ablation import ablation_bars, ablation_table
 from mm_assets.evaluation.comparison import evaluate, paired_difference
+from mm_assets.evaluation.descriptions import metric_label, one_per_kind
 from mm_assets.evaluation.options import OptionComparison, option_rows
 from mm_assets.evaluation.report import (
     CohortReport,
@@ -35,6 +38,20 @@ NOISE = {
 }
 SINGLE = ("heec_imaging", "heec_omics", "clinical_cox")
 EXCLUDED = pd.DataFrame({"patient_id": ["A", "B", "C"], "reason": ["no endpoint"] * 2 + ["time 0"]})
+LEARNING = pd.DataFrame(
+    [
+        (model, share, 120 * share, 2, "c_index", value, value - 0.1, value + 0.1, *gain)
+        for share, value, gain in (
+            (0.5, 0.6, (np.nan, np.nan, np.nan)),
+            (1.0, 0.7, (0.1, 0.021, 0.179)),
+        )
+        for model in ("heec", "clinical_cox")
+    ],
+    columns=[
+        *("model", "share", "trained_on", "draws", "metric", "value", "low", "high"),
+        *("gain", "gain_low", "gain_high"),
+    ],
+)
 NASTY = "<script>alert('x')</script>"
 
 
@@ -88,6 +105,12 @@ class Page(HTMLParser):
 def test_a_task_report_says_what_matters(survival):
     page = Page(render_task_report(survival))
     assert survival.verdict in page.text
+    errors = survival.evaluation.uninformed["value"]
+    assert "Nobody told apart " + " ".join(f"{error:.3f}" for error in errors) in page.text
+    assert "Integrated Brier score" in page.text
+    assert "Would more patients help?" not in page.text
+    share = f"{100 * survival.attained_share:.0f} % of the way from chance is attained"
+    assert share in page.text
     for model in NOISE:
         assert survival.names.get(model, model) in page.text
     assert "Encoder weights: resnet50 random:0 - not for use" in page.text
@@ -100,6 +123,41 @@ def test_a_task_report_says_what_matters(survival):
     assert f"{main['value']:.3f} {main['low']:.3f} to {main['high']:.3f}" in page.text
     assert len(page.alternatives) == 6
     assert all(page.alternatives)
+
+
+def test_attained_is_measured_from_chance_to_the_best(survival):
+    own = survival.evaluation.metrics.iloc[0]["value"]
+    assert survival.attained_share == pytest.approx((own - 0.5) / 0.31)
+    assert np.isnan(replace(survival, attainable={}).attained_share)
+
+
+def test_patients_are_followed_from_the_table_to_the_predictions(survival):
+    flow = (
+        FlowStep("patients in the clinical table", 153),
+        FlowStep("with a usable endpoint", 150, "3 left out, for the reasons below"),
+    )
+    text = Page(render_task_report(replace(survival, flow=flow, follow_up=41.25))).text
+    assert "153 patients in the clinical table 150 with a usable endpoint 3 left out" in text
+    assert "41.2 months of median follow-up" in text
+
+
+def test_decisions_of_two_classes_are_in_the_report():
+    task = class_task(150, {"heec": 0.5, "heec_omics": 2.0})
+    report = report_of(task, "subtype")
+    page = Page(render_task_report(report))
+    row = report.evaluation.confusion.iloc[0]
+    assert "B at the threshold chosen on training patients" in page.text
+    assert f"{row['true_positive']} / {row['false_negative']}" in page.text
+    assert f"{row['sensitivity']:.2f} {row['sensitivity_low']:.2f} to" in page.text
+
+
+def test_a_learning_curve_says_what_more_patients_would_give(survival):
+    evaluation = replace(survival.evaluation, learning_curve=LEARNING)
+    page = Page(render_task_report(replace(survival, evaluation=evaluation)))
+    assert "Would more patients help?" in page.text
+    assert "60 50 %, 2 draws" in page.text
+    assert "+0.100 0.021 to 0.179" in page.text
+    assert "C-index by number of training patients" in page.alternatives
 
 
 def test_options_stand_beside_their_default(survival):
@@ -160,6 +218,7 @@ def test_whatever_comes_from_outside_is_escaped(survival):
                 "version": [1],
                 "alias": [NASTY],
                 "url": ["javascript:alert(1)"],
+                "outcome": [NASTY],
             }
         ),
         provenance={NASTY: NASTY, "run": "javascript:alert(1)"},
@@ -203,7 +262,8 @@ def every_plot(survival, grade, image):
         ),
         "survival": plots.kaplan_meier_plot(evaluation.risk_groups, "heec", context, image),
         "calibration": plots.calibration_plot(evaluation.calibration, list(NOISE), context, image),
-        "ablation": plots.ablation_bars(evaluation.metrics, "c_index", "heec", context, image),
+        "ablation": ablation_bars(evaluation.metrics, "c_index", "heec", context, image),
+        "learning": plots.learning_curve_plot(LEARNING, context, image),
         "roc": plots.roc_curves(
             classes.roc, classes.metrics, list(NOISE), grade.plot_context, image
         ),
@@ -252,9 +312,21 @@ def test_real_weights_are_named_without_a_warning(survival):
     assert "not for use" not in page.text
 
 
+def test_definitions_name_all_horizons_of_a_metric_at_once():
+    names = ["c_index", "auc_12", "brier_12", "auc_36", "brier_36", "integrated_brier"]
+    joined = one_per_kind(names)
+    assert joined == ["c_index", "auc_12, 36", "brier_12, 36", "integrated_brier"]
+    assert metric_label(joined[1]) == "AUC at 12, 36 months"
+    assert one_per_kind(["auc", "log_loss"]) == ["auc", "log_loss"]
+
+
 def test_ablations_are_found_by_name(survival):
-    table = plots.ablation_table(survival.evaluation.metrics, "c_index", "heec")
+    table = ablation_table(survival.evaluation.metrics, "c_index", "heec")
     found = {row.model: (row.modalities, row.expression) for row in table.itertuples()}
+    beside = ablation_table(survival.evaluation.metrics, "c_index", "heec", "clinical_cox")
+    assert beside["model"].iloc[-1] in ("heec", "heec_no_expression")
+    row = beside.set_index("model").loc["clinical_cox"]
+    assert (row["modalities"], row["expression"]) == ("Clinical alone", "")
     assert found == {
         "heec_imaging": ("Imaging alone", ""),
         "heec_omics": ("Omics alone", "with"),
@@ -265,4 +337,4 @@ def test_ablations_are_found_by_name(survival):
     }
     kept = survival.evaluation.metrics
     kept = kept[~kept["model"].str.endswith("_no_expression")]
-    assert (plots.ablation_table(kept, "c_index", "heec")["expression"] == "").all()
+    assert (ablation_table(kept, "c_index", "heec")["expression"] == "").all()

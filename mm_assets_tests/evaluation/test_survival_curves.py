@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mm_assets.evaluation.survival_curves import CensoringCurve, kaplan_meier
+from mm_assets.evaluation.survival_curves import CensoringCurve, kaplan_meier, median_follow_up
 
 
 @pytest.mark.parametrize("event_share", [0.1, 0.6, 1.0])
@@ -22,6 +22,16 @@ def test_curve_and_intervals_equal_lifelines(event_share):
     assert curve.low[inside] == pytest.approx(intervals[inside, 0], abs=1e-9)
     assert curve.high[inside] == pytest.approx(intervals[inside, 1], abs=1e-9)
     assert list(curve.at_risk) == list(fitted.event_table["at_risk"].loc[curve.time])
+
+
+def test_median_follow_up_is_the_reverse_kaplan_meier():
+    from lifelines import KaplanMeierFitter
+
+    generator = np.random.default_rng(2)
+    time, event = generator.exponential(30, 200), generator.random(200) < 0.4
+    expected = KaplanMeierFitter().fit(time, ~event).median_survival_time_
+    assert median_follow_up(time, event) == pytest.approx(expected)
+    assert np.isnan(median_follow_up(time, np.ones(200, dtype=bool)))
 
 
 def test_a_curve_says_nothing_beyond_its_follow_up():

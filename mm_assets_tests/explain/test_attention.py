@@ -53,9 +53,33 @@ def test_the_document_is_read_like_any_other(model: PorpoiseModel) -> None:
     document = attention_evidence(model, slides, None, "P1", most=10, **facts)
     assert EvidenceDocument.from_json(document.to_json()) == document
     assert document.method == "porpoise_amil"
-    assert document.prediction.keys() == {"probability_A", "probability_B"}
-    likelier = max(document.prediction, key=document.prediction.__getitem__)
+    assert document.prediction.keys() == {"probability_A", "probability_B", "threshold"}
+    likelier = max(("probability_A", "probability_B"), key=document.prediction.__getitem__)
     assert likelier == f"probability_{document.towards}"
     assert len(document.on_slide("S1")) == 10
     with pytest.raises(ValueError, match="porpoise_amil cannot read patient 'P1': no tiles"):
         attention_evidence(model, {}, None, "P1", **facts)
+
+
+def test_the_fused_network_shows_its_attention_and_predicts_with_omics() -> None:
+    endpoint, cohort = outcomes("survival", 12), make_cohort(12)
+    names = endpoint.table.index.tolist()
+    model = fit_porpoise("mmf", cohort, endpoint, names, parameters=QUICK)
+    slides = {"S1": make_bag(1, 30), "S2": make_bag(2, 20)}
+    assert cohort.omics is not None
+    facts = {
+        "cohort": "demo",
+        "task": "survival",
+        "registered": Model(name="demo.survival.porpoise_mmf", version=1),
+        "weights": "resnet50 random:0",
+        "seen_in_training": False,
+    }
+    both, alone = (
+        attention_evidence(model, slides, omics, names[0], most=10, **facts)
+        for omics in (cohort.omics, None)
+    )
+    assert both.method == "porpoise_mmf"
+    assert both.towards == "risk"
+    # Tiles are weighed before omics come in; the prediction reads both.
+    assert both.instances == alone.instances == tuple(rank_tiles(model, slides, 10))
+    assert both.prediction["risk"] != alone.prediction["risk"]

@@ -39,7 +39,7 @@ def test_shares_and_base_sum_to_the_risk(cohort: Simulated, models: dict[str, He
 def test_log_odds_of_the_predicted_class(cohort: Simulated, models: dict[str, HeecModel]) -> None:
     model, frame = models["classification"], cohort.blocks.frame(cohort.survival.table.index)
     found = explain_heec(model, frame)
-    predicted = model.predict(frame)
+    predicted = model.predict(frame).filter(like="probability")
     top = predicted.max(axis=1).to_numpy()
     np.testing.assert_allclose(found.score, np.log(top / (1 - top)), atol=1e-6)
     assert ("probability_" + found.towards == predicted.idxmax(axis=1)).all()

@@ -21,6 +21,7 @@ from mm_assets.models.extremum import (
     parse_feature,
     patient_extrema,
     patient_matrix,
+    places_of,
 )
 
 DIMENSIONS = 3
@@ -141,16 +142,16 @@ def test_patient_matrix_is_the_extremum_over_slides() -> None:
 def test_every_feature_leads_back_to_its_instance() -> None:
     by_slide, manifest, raw = cohort()
     matrix = patient_matrix(by_slide, manifest)
-    patient = patient_extrema(by_slide, manifest)["p1"]
+    places = places_of(patient_extrema(by_slide, manifest)["p1"])
     for name in matrix.columns:
         feature = parse_feature(name)
         assert feature.name == name
-        place = locate(patient, name)
+        place = locate(places, name)
         assert place.value == matrix.loc["p1", name]
         assert place.value == raw[place.slide_id][place.x // 256, feature.dimension]
         assert place.size0 == (8192 if feature.level == "region" else 512)
     with pytest.raises(KeyError, match="tile:max:9999"):
-        locate(patient, "tile:max:9999")
+        locate(places, "tile:max:9999")
 
 
 @pytest.mark.parametrize("name", ["age", "expression:TP53", "tile:mean:0001", "tile:max:x"])

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from lifelines.utils import concordance_index
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from mm_assets.cohort.clinical import Endpoint
 from mm_assets.models.boosting import BoostingParameters
@@ -76,8 +76,13 @@ def test_modalities_together_beat_each_alone(cohort: Simulated, kind: str) -> No
         assert (numbers["survival_12"] >= numbers["survival_36"]).all()
         assert numbers.iloc[:, 1:].stack().between(0, 1).all()
     else:
-        assert list(numbers) == ["probability_A", "probability_B"]
-        np.testing.assert_allclose(numbers.sum(axis=1), 1, atol=1e-12)
+        assert list(numbers) == ["probability_A", "probability_B", "threshold"]
+        np.testing.assert_allclose(numbers.iloc[:, :2].sum(axis=1), 1, atol=1e-12)
+        # One threshold a fold and model, chosen where classes are told apart: it decides well.
+        assert (predictions.groupby(["model", "fold"])["threshold"].nunique() == 1).all()
+        full = predictions[predictions["model"] == "heec"].set_index("patient_id")
+        called = full["probability_B"] >= full["threshold"]
+        assert balanced_accuracy_score(endpoint.table.loc[full.index, "label"], called) > 0.62
 
 
 def test_survival_is_calibrated() -> None:

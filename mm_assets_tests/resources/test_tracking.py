@@ -259,3 +259,19 @@ def test_two_processes_at_once(processes: ForkServerContext, tracking: Tracking)
     runs = [client.get_run(v.run_id) for v in found]
     logged = {"c": 0.6, "c_low": 0.5, "c_high": 0.7, "c_fold": 0.6}
     assert [(r.info.status, r.data.metrics) for r in runs] == [("FINISHED", logged)] * 3
+
+
+def test_a_promoted_version_is_champion_and_says_why(tracking: Tracking) -> None:
+    first, second = (tracking.log_model(model_run("promoted", version)) for version in "12")
+    assert second.aliases == ("challenger",)
+    found = tracking.promote(second, {"mm.promotion_reason": "seen on new slides"})
+    assert found.aliases == ("champion",)
+    assert tracking.version("demo.survival.promoted").version == second.version
+    assert tracking.notes(second)["mm.promotion_reason"] == "seen on new slides"
+    assert tracking.version(first.name, first.version).aliases == ()
+
+
+def test_files_of_a_run_are_read_back_and_absent_ones_are_none(tracking: Tracking) -> None:
+    made = tracking.log_model(model_run("files"))
+    assert json.loads(tracking.read_file(made.run_id, "parameters.json") or b"")
+    assert tracking.read_file(made.run_id, "absent.parquet") is None

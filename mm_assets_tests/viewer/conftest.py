@@ -16,6 +16,7 @@ from mm_assets_tests.cohorts import make_cohort, slide_name
 SLIDE, BAD = "P000-S1", "P001-S1"
 WIDTH, HEIGHT = 3000, 2200
 SQUARE = (1792, 1280, 256)  # left, top, edge; level-0 pixels
+PATCH = 16
 RED, PALE = (200, 20, 30), (236, 214, 226)
 
 
@@ -43,6 +44,7 @@ def document() -> EvidenceDocument:
         Item(contribution=0.05, **last, **imaging, **other),
     )
     far = place | {"x": 256, "y": 512}
+    patch = far | {"level": "patch", "size0": PATCH}
     return EvidenceDocument(
         cohort="tiny",
         task="subtype",
@@ -59,6 +61,8 @@ def document() -> EvidenceDocument:
         instances=(
             Instance(rank=1, score=0.4, features=1, **place),
             Instance(rank=2, score=-0.2, features=1, **far),
+            Instance(rank=3, score=0.1, **patch),
+            Instance(rank=4, score=0.05, **patch | {"x": far["x"] + PATCH}),
         ),
     )
 

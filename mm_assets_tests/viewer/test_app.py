@@ -101,7 +101,7 @@ def test_opinions_are_recorded_and_exported(
     assert json.loads(made.mm("opinions", "tiny", "--json")) == rows
     table = tmp_path / "opinions.csv"
     made.mm("opinions", "tiny", "--out", str(table))
-    assert "=mitoses, many" in table.read_text()
+    assert '"\'=mitoses, many"' in table.read_text()
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,33 @@ def test_a_feature_is_flown_to_and_judged(page: tuple[Any, str], tmp_path: Path)
     assert tab.locator("#user").input_value() == "Dr Ana"
 
 
+def test_levels_are_shown_one_by_one(page: tuple[Any, str], tmp_path: Path) -> None:
+    tab, address = page
+    tab.goto(f"{address}/tiny/slides/{SLIDE}?show=evidence_subtype")
+    tab.wait_for_selector(PLACE)
+    assert tab.locator("main .place").count() == 4
+    tab.locator("#level").select_option("patch")
+    places = tab.locator("main .place")
+    assert places.count() == 2
+    assert places.locator("b").count() == 0
+    centre = "viewer.viewport.imageToViewportCoordinates(272, 520)"
+    tab.evaluate("viewer.viewport.zoomTo(viewer.viewport.imageToViewportZoom(8), null, true)")
+    tab.evaluate(f"viewer.viewport.panTo({centre}, true)")
+    tab.wait_for_function("() => viewer.world.getItemAt(0).getFullyLoaded()")
+    tab.wait_for_timeout(300)
+    picture = _screenshot(tab, "viewer-patches", tmp_path)
+    tint = []
+    for place in ("patch:256:512", "patch:272:512"):
+        box = tab.locator(f'main [data-place="{place}"]').bounding_box()
+        assert box["width"] == pytest.approx(16 * 8, abs=1)
+        y, x = round(box["y"] + box["height"] / 2), round(box["x"] + box["width"] / 2)
+        red, green, _ = picture[y, x]
+        tint.append(red - green)
+    assert tint[0] > tint[1] + 30 > 60
+    tab.locator("#level").select_option("tile")
+    assert tab.locator("main .place").count() == 2
+
+
 def test_absent_evidence_is_explained(page: tuple[Any, str]) -> None:
     tab, address = page
     tab.goto(f"{address}/tiny/slides/{SLIDE}?show=evidence_survival")

@@ -1,11 +1,13 @@
 """Opinions are appended, whole or not at all, whoever writes at the same time."""
 
+import io
 import multiprocessing
 import os
 import signal
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from pydantic import ValidationError
 
@@ -60,9 +62,16 @@ def test_a_killed_writer_leaves_only_whole_opinions(tmp_path: Path) -> None:
 
 
 def test_the_table_has_its_columns_without_opinions(tmp_path: Path) -> None:
-    table = Opinions(ArtefactStore(uri=str(tmp_path)), "tiny").table()
-    assert list(table.columns) == list(Opinion.model_fields)
-    assert table.empty
+    lines = Opinions(ArtefactStore(uri=str(tmp_path)), "tiny").csv().splitlines()
+    assert lines == [",".join(Opinion.model_fields)]
+
+
+def test_a_spreadsheet_finds_no_formula_in_the_table(tmp_path: Path) -> None:
+    opinions = Opinions(ArtefactStore(uri=str(tmp_path)), "tiny")
+    for comment in ("=1+1", "@SUM(A1)", "-2", "2-1"):
+        opinions.add(Statement(**FACTS | {"comment": comment}))
+    table = pd.read_csv(io.StringIO(opinions.csv()), dtype=str)
+    assert list(table["comment"]) == ["'=1+1", "'@SUM(A1)", "'-2", "2-1"]
 
 
 @pytest.mark.parametrize(

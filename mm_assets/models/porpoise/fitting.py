@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from mm_assets.cohort.clinical import Endpoint
 from mm_assets.cohort.splits import inner_split
+from mm_assets.models.calibration import youden_threshold
 from mm_assets.models.losses import Outcome
 from mm_assets.models.porpoise.hazards import Intervals, hazard_nll
 from mm_assets.models.porpoise.inputs import Inputs, OmicsScaler
@@ -116,10 +117,14 @@ def fit_porpoise(
     model = PorpoiseModel(
         kind, endpoint.classes, intervals, tuple(horizons), scaler, embedding, network, trained
     )
-    if intervals is None:
+    seen = model.predict_patients(cohort, known)
+    if intervals is not None:
+        return replace(model, risk_cut=float(seen["risk"].median()))
+    if len(endpoint.classes) > 2:
         return model
-    risk = model.predict_patients(cohort, known)["risk"]
-    return replace(model, risk_cut=float(risk.median()))
+    label = endpoint.table.loc[seen.index, "label"].to_numpy(np.int64)
+    threshold = youden_threshold(label, seen.iloc[:, 1].to_numpy(np.float64))
+    return replace(model, threshold=threshold)
 
 
 def _inner(

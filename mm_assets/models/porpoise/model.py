@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from mm_assets.models.calibration import probability_columns
+from mm_assets.models.calibration import class_table
 from mm_assets.models.losses import softmax
 from mm_assets.models.porpoise.hazards import Intervals
 from mm_assets.models.porpoise.inputs import Bags, Inputs, OmicsScaler, Tiles
@@ -58,8 +58,9 @@ class PorpoiseModel:
         Of the omics; None for the slide network.
     embedding
         Width of a tile's embedding; 0 for the omics network.
-    risk_cut
-        Median risk of the training patients (survival).
+    risk_cut, threshold
+        Median risk of the training patients (survival); threshold of two classes, see
+        `class_table`. The network has seen these patients, so neither is out of fold.
     """
 
     kind: Kind
@@ -71,6 +72,7 @@ class PorpoiseModel:
     network: Porpoise
     trained: Trained
     risk_cut: float = 0.0
+    threshold: float = np.nan
 
     @property
     def feature_names(self) -> list[str]:
@@ -89,8 +91,8 @@ class PorpoiseModel:
         Returns
         -------
         DataFrame
-            Columns risk (0 to 1, higher = worse), risk_cut and survival_<h>, or
-            probability_<class>; index as `frame`; NaN for a patient whom the network cannot read.
+            Columns risk (0 to 1, higher = worse), risk_cut and survival_<h>, or those of
+            `class_table`; index as `frame`; NaN for a patient whom the network cannot read.
 
         Raises
         ------
@@ -122,7 +124,7 @@ class PorpoiseModel:
         inputs = scaled_inputs(self.kind, cohort, self.scaler, readable)
         logits = self._logits(inputs, readable)
         if self.intervals is None:
-            table = pd.DataFrame(softmax(logits), columns=probability_columns(self.classes))
+            table = class_table(softmax(logits), self.classes, self.threshold)
         else:
             table = self.intervals.predict(logits, self.horizons)
             table.insert(1, "risk_cut", self.risk_cut)

@@ -3,9 +3,11 @@ import { element, fetchJson } from "./shared.js";
 
 const [, cohort, , slide] = location.pathname.split("/").map(decodeURIComponent);
 const data = `/api/${encodeURIComponent(cohort)}`;
-const page = Object.fromEntries(["slide", "show", "most", "message", "prediction", "imaging", "omics",
+const page = Object.fromEntries(["slide", "show", "level", "most", "message", "prediction", "imaging", "omics",
   "clinical", "user"].map((id) => [id, document.getElementById(id)]));
 const CONTEXT = 3; // Fields of view are this much wider than the place flown to.
+const ALL = "all";
+const SMALL = 64; // Places of fewer level-0 pixels are shaded by score; a number would hide them.
 let viewer;
 let evidence;
 let opinions = [];
@@ -60,17 +62,33 @@ function select(at) {
   }
 }
 
+function placesHere() {
+  const level = page.level.value;
+  return evidence.instances.filter((each) => each.slide_id === slide && (level === ALL || each.level === level));
+}
+
+function listLevels() {
+  const levels = [...new Set(evidence.instances.map((each) => each.level))];
+  const before = page.level.value;
+  page.level.replaceChildren(...[ALL, ...levels].map((level) => element("option", { value: level }, level)));
+  page.level.value = levels.includes(before) ? before : ALL;
+  page.level.parentElement.hidden = levels.length < 2;
+}
+
 function drawPlaces() {
   viewer.clearOverlays();
-  const here = evidence.instances.filter((each) => each.slide_id === slide)
-    .filter((each, place) => place < page.most.value || keyOf(each) === chosen);
+  const places = placesHere();
+  const strongest = Math.max(...places.filter((each) => each.size0 < SMALL).map((each) => Math.abs(each.score)));
+  const here = places.filter((each, place) => place < page.most.value || keyOf(each) === chosen);
   // The strongest last, so that they lie on top.
   for (const each of here.reverse()) {
     const key = keyOf(each);
     const words = `${each.rank}: ${each.level}, ${each.score.toFixed(4)} ${sign(each.score)} ${evidence.towards}`;
+    const small = each.size0 < SMALL;
     const box = element("div", {
-      class: `place ${sign(each.score)}`, "data-place": key, title: words,
-    }, element("b", {}, String(each.rank)));
+      class: `place ${sign(each.score)}${small ? " small" : ""}`, "data-place": key, title: words,
+      style: `--strength:${Math.abs(each.score) / strongest}`,
+    }, ...(small ? [] : [element("b", {}, String(each.rank))]));
     new OpenSeadragon.MouseTracker({ element: box, clickHandler: (event) => event.quick && choosePlace(each) });
     viewer.addOverlay({ element: box, location: rectangle(each) });
   }
@@ -141,7 +159,7 @@ function featureRow(part, largest) {
 }
 
 function drawLists() {
-  const places = evidence.instances.filter((each) => each.slide_id === slide);
+  const places = placesHere().slice(0, Number(page.most.max));
   const kinds = {
     imaging: evidence.items.length ? evidence.items.filter((item) => item.kind === "imaging") : places,
     omics: evidence.items.filter((item) => item.kind === "omics"),
@@ -181,6 +199,7 @@ async function load() {
   }
   page.prediction.hidden = false;
   drawPrediction();
+  listLevels();
   drawLists();
   drawPlaces();
 }
@@ -195,6 +214,7 @@ try {
   page.show.value = new URLSearchParams(location.search).get("show") ?? Object.keys(facts.shows)[0];
   await openSlide(facts);
   page.show.addEventListener("change", load);
+  page.level.addEventListener("change", () => { drawLists(); drawPlaces(); });
   page.most.addEventListener("input", () => evidence && drawPlaces());
   await load();
 } catch (error) {

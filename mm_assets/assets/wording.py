@@ -1,0 +1,70 @@
+"""Models and endpoints in words, for reports."""
+
+from mm_assets.assets.models import without_genes_label
+from mm_assets.cohort.config import SurvivalTask, Task
+
+# Models of one modality whose names do not end with it.
+SINGLE_MODALITY = ("porpoise_amil", "porpoise_snn", "hipt")
+
+
+def model_names(task: Task) -> dict[str, str]:
+    """Model -> name for people; models that are not here go by their own."""
+    genes = ", ".join(task.without_genes)
+    return {
+        "clinical_cox": "Clinical covariates alone",
+        "clinical_logistic": "Clinical covariates alone",
+        "heec": "HEEC, all modalities",
+        "heec_imaging": "HEEC, slides alone",
+        "heec_omics": "HEEC, omics alone",
+        "heec_no_expression": "HEEC without expression",
+        "heec_omics_no_expression": "HEEC, omics without expression",
+        "heec_imaging_unselected": "HEEC, slides, all tiles",
+        "heec_imaging_region": "HEEC, slides, regions",
+        "heec_imaging_tile": "HEEC, slides, tiles",
+        "heec_imaging_nucleus": "HEEC, slides, nuclei",
+        "heec_clinical_feature": "HEEC, covariates as features",
+        "heec_clinical_offset": "HEEC, covariates as offset",
+        "heec_filter_quarter": "HEEC, smaller filters",
+        "heec_filter_none": "HEEC, no filters",
+        "porpoise_amil": "PORPOISE, slides alone",
+        "porpoise_snn": "PORPOISE, omics alone",
+        "porpoise_mmf": "PORPOISE, slides and omics",
+        "hipt": "HIPT, slides alone",
+        **({f"heec_{without_genes_label(task)}": f"HEEC without {genes}"} if genes else {}),
+    }
+
+
+def model_descriptions(task: Task) -> dict[str, str]:
+    """One line on every model there can be."""
+    from mm_assets.models.variants import GROUPS
+
+    options = {model: words for group in GROUPS.values() for model, words in group.described()}
+    without = {f"heec_{without_genes_label(task)}": f"without {', '.join(task.without_genes)}"}
+    return {
+        "clinical_cox": "Cox regression on clinical covariates",
+        "clinical_logistic": "logistic regression on clinical covariates",
+        "heec": "boosted trees on everything the cohort has",
+        "heec_imaging": "boosted trees on slides",
+        "heec_omics": "boosted trees on omics",
+        "heec_no_expression": "boosted trees on everything but gene expression",
+        "heec_omics_no_expression": "boosted trees on omics without gene expression",
+        "porpoise_amil": "attention over the tiles of the slides",
+        "hipt": "attention over the regions of the slides",
+        "porpoise_snn": "self-normalizing network of all omics features",
+        "porpoise_mmf": "attention over tiles and self-normalizing network, fused",
+        **options,
+        **(without if task.without_genes else {}),
+    }
+
+
+def is_single_modality(model: str) -> bool:
+    """Whether a model reads slides, omics or clinical covariates alone."""
+    single = model.endswith(("_imaging", "_omics")) or model.startswith("clinical_")
+    return single or model in SINGLE_MODALITY
+
+
+def endpoint_in_words(task: Task) -> str:
+    """What a task predicts."""
+    if isinstance(task, SurvivalTask):
+        return f"time to the event ({task.time}, in months; {task.event or task.censored})"
+    return f"{task.column}: {' or '.join(task.classes)}"

@@ -1,0 +1,65 @@
+"""A registered model's card: what it is for, how good it is and what it must not be used for."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a card says.
+
+    Attributes
+    ----------
+    name, version
+        Of the registered model.
+    description, endpoint
+        The model and what it predicts, a line each.
+    metrics
+        Columns metric, value, low, high, patients, events, protocol; of this model.
+    weights
+        Stamp of the encoder weights; empty without slides.
+    outcome
+        Whether the version became champion, and why.
+    """
+
+    name: str
+    version: int
+    description: str
+    endpoint: str
+    metrics: pd.DataFrame
+    weights: str
+    outcome: str
+
+
+def render_model_card(card: ModelCard) -> str:
+    """The card as Markdown."""
+    rows = [
+        f"| {row['metric']} | {row['value']:.3f} | {row['low']:.3f} to {row['high']:.3f} "
+        f"| {row['patients']} | {row['events']} |"
+        for row in card.metrics.to_dict("records")
+    ]
+    protocol = "; ".join(dict.fromkeys(card.metrics["protocol"].str.split(";").str[0]))
+    lines = [
+        f"# {card.name} version {card.version}",
+        f"**Model:** {card.description}.",
+        f"**Predicts:** {card.endpoint}.",
+        f"**Encoder weights:** {card.weights or 'none, it reads no slides'}.",
+        f"**Champion or challenger:** {card.outcome}.",
+        "## Out-of-fold results",
+        "\n".join(
+            [
+                "| metric | mean over folds | 95 % interval | patients | events |",
+                "|---|---|---|---|---|",
+                *rows,
+            ]
+        ),
+        f"Protocol: {protocol}. Events: deaths, or patients of the rarest class.",
+        "## Limits",
+        "Fitted to one cohort and not validated on another; for research, not for the care of "
+        "patients. Figures are those of models fitted to the folds; the registered one was fitted "
+        "to all patients with an endpoint. It reads artefacts made with the weights, settings and "
+        "code in the lineage of its run, and no others. Subgroups, calibration and the comparison "
+        "with other models are in the report beside this card.",
+    ]
+    return "\n\n".join(lines) + "\n"

@@ -1,0 +1,149 @@
+"""The champion predicts for everybody, in a process of its own; who is champion is settled."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from mm_assets.assets.promotion import OUTCOME
+from mm_assets.cli import app
+from mm_assets.resources.receipts import Receipts
+from mm_assets.resources.store import ArtefactRef, ArtefactStore
+from mm_assets.resources.tracking import Tracking
+from mm_assets_tests.cohorts import (
+    make_cohort,
+    paint_slide,
+    patient_ids,
+    slide_name,
+    write_tables,
+    write_yaml,
+)
+
+TASK = {"name": "subtype", "kind": "classification", "column": "subtype", "classes": ["IDC", "ILC"]}
+MODEL = "tiny.subtype.heec"
+NEW = ["P900", "P901"]
+FEATURES = ["slide", "tissue", "tile_embeddings", "region_embeddings", "extremum_vectors_subtype"]
+
+
+def mm(*arguments: str, expect: int = 0) -> str:
+    done = CliRunner().invoke(app, list(arguments))
+    if done.exception and not isinstance(done.exception, SystemExit) and not expect:
+        raise done.exception
+    assert bool(done.exit_code) == bool(expect), done.output
+    return str(done.exception or done.output)
+
+
+def materialize(*assets: str) -> None:
+    mm("materialize", "tiny", *(part for asset in assets for part in ("--select", asset)))
+
+
+def predictions(home: Path) -> pd.DataFrame:
+    ref = ArtefactRef("tiny", "predictions_subtype", "cohort", "parquet")
+    return ArtefactStore(uri=str(home / "store")).read_table(ref).set_index("patient_id")
+
+
+def change(path: Path, section: str, **settings: object) -> None:
+    content = yaml.safe_load(path.read_text())
+    content["attributes"].setdefault(section, {}).update(settings)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def arrive(folder: Path) -> None:
+    """Two patients without an endpoint, the second known by omics alone."""
+    for name, column in (("clinical.csv", "patient_id"), ("omics.csv", "case_id")):
+        table = pd.read_csv(folder / name)
+        # Values of their own: two patients of one expression are refused as one person.
+        rows = table.select_dtypes("number").head(2) + 1
+        rows = table.head(2).assign(**rows, **{column: NEW})
+        if name == "clinical.csv":
+            rows = rows.assign(subtype=None).head(1)
+        pd.concat([table, rows]).to_csv(folder / name, index=False)
+
+
+def test_new_patients_are_predicted_by_a_champion_that_a_person_can_change(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cohorts" / "tiny"
+    folder.mkdir(parents=True)
+    write_tables(folder, patient_ids(40))
+    path = write_yaml(folder, slides=None, imaging=None, tasks=[TASK])
+    monkeypatch.setenv("MM_COHORTS", str(folder.parent))
+    mm("materialize", "tiny")
+    tracking = Tracking()
+    first = tracking.version(MODEL)
+    before = predictions(home)
+    assert before["in_training"].all()
+    assert (before["refused"] == "").all()
+    assert "first version" in tracking.notes(first)[OUTCOME]
+    card = tracking.read_file(first.run_id, "model_card.md")
+    assert card is not None
+    assert b"# tiny.subtype.heec version 1" in card
+
+    arrive(folder)
+    materialize("clinical", "omics", "predictions_subtype")
+    after = predictions(home)
+    assert set(after.index) - set(before.index) == set(NEW)
+    assert not after.loc[NEW, ["in_training", "has_endpoint"]].any(axis=None)
+    assert after.loc[NEW, "probability_ILC"].between(0, 1).all()
+    assert after.loc[NEW, "clinical"].notna().tolist() == [True, False]
+    # Those who were there get what they had: the model is the same.
+    columns = ["probability_IDC", "probability_ILC", "version"]
+    pd.testing.assert_frame_equal(after.loc[before.index, columns], before[columns])
+    with pytest.raises(LookupError):
+        tracking.version(MODEL, 2)
+
+    # A weaker model on the same folds: it reads one feature of pure noise.
+    change(path, "evaluation", omics_features=1, promotion_margin=0.0)
+    table = pd.read_csv(folder / "omics.csv")
+    table["G0_rnaseq"] = table["G0_rnaseq"].sample(frac=1, random_state=0).to_numpy()
+    table.to_csv(folder / "omics.csv", index=False)
+    materialize("omics", "filtered_omics_subtype", "heec_subtype", "evaluation_subtype")
+    second = tracking.version(MODEL, 2)
+    outcome = tracking.notes(second)[OUTCOME]
+    assert outcome.startswith("not promoted over version 1: ROC AUC -")
+    assert tracking.version(MODEL).version == 1
+    report = home / "store" / "tiny" / "evaluation_subtype" / "cohort.html"
+    assert "not promoted over version 1" in report.read_text()
+
+    assert "no version" in mm("promote", f"{MODEL}:7", "--reason", "x", expect=1)
+    assert "say why" in mm("promote", f"{MODEL}:2", "--reason", " ", expect=1)
+    mm("promote", f"{MODEL}:2", "--reason", "a trial", "--by", "Ana")
+    assert tracking.version(MODEL).version == 2
+    assert "promoted by Ana" in tracking.notes(second)[OUTCOME]
+    materialize("predictions_subtype")
+    assert set(predictions(home)["version"]) == {2}
+
+
+@pytest.mark.stress
+def test_slides_embedded_otherwise_are_refused_and_new_ones_explained(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_cohort(tmp_path / "cohorts" / "tiny", 24, slides=8, tasks=[TASK])
+    folder = path.parent
+    monkeypatch.setenv("MM_COHORTS", str(folder.parent))
+    mm("materialize", "tiny")
+    made = Receipts(ArtefactStore(uri=str(home / "store"))).read("tiny", "heec_subtype", "cohort")
+    assert made is not None
+
+    arrive(folder)
+    paint_slide(folder / "slides" / slide_name(NEW[0]), seed=90)
+    materialize(*FEATURES, "clinical", "omics", "predictions_subtype", "evidence_subtype")
+    after = predictions(home)
+    assert (after["refused"] == "").all()
+    assert after.loc[NEW, "slides"].tolist() == [1, 0]
+    assert (home / "store" / "tiny" / "evidence_subtype" / f"{NEW[0]}-S1.json").exists()
+    with pytest.raises(LookupError):
+        Tracking().version(MODEL, 2)
+
+    change(path, "imaging", weights="random:1")
+    materialize(*FEATURES, "predictions_subtype")
+    refused = predictions(home)
+    with_slides = refused["slides"] > 0
+    assert with_slides.sum() == 9
+    reasons = refused.loc[with_slides, "refused"]
+    assert reasons.str.contains("weights random:1, the model's with random:0").all()
+    assert refused.loc[with_slides, "probability_ILC"].isna().all()
+    assert (refused.loc[~with_slides, "refused"] == "").all()
+    assert refused.loc[~with_slides, "probability_ILC"].notna().all()
