@@ -1,4 +1,7 @@
-"""HIPT as encoders: tiles to 384 dimensions, and grids of tile tokens to 192 a region."""
+"""HIPT as encoders: tiles to 384 dimensions, and grids of tile tokens to 192 a region.
+
+These are the published sizes; those that a cohort trains itself can be smaller.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,10 +30,9 @@ def build_hipt(
     -------
     As of `mm_assets.encoders.timm_model.build_timm`; tiles are taken as large as they are.
     """
-    from mm_assets.encoders.vit import TILE_WIDTH
-
     network = _filled(HIPT, state)
-    return network, {"dimension": TILE_WIDTH, "mean": HALF, "std": HALF, "input_px": None}
+    expects = {"dimension": state["cls_token"].shape[-1], "mean": HALF, "std": HALF}
+    return network, {**expects, "input_px": None}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class RegionEncoder:
     weights_id, weights_sha256, device
         As of `mm_assets.encoders.base.Encoder`.
     network
-        Maps float (R, 384, rows, columns) to (R, 192).
+        Maps float (R, tile_dimension, rows, columns) to (R, dimension).
     """
 
     weights_id: str
@@ -53,9 +55,12 @@ class RegionEncoder:
     @property
     def dimension(self) -> int:
         """Length of an embedding."""
-        from mm_assets.encoders.vit import REGION_WIDTH
+        return int(self.network.get_parameter("cls_token").shape[-1])
 
-        return REGION_WIDTH
+    @property
+    def tile_dimension(self) -> int:
+        """Length of a tile's token."""
+        return int(self.network.get_parameter("phi.0.weight").shape[-1])
 
     def encode(self, grids: NDArray[np.float16]) -> NDArray[np.float16]:
         """Embed regions; an embedding does not depend on the regions it is computed beside.
@@ -198,6 +203,6 @@ def _filled(architecture: str, state: "dict[str, torch.Tensor]") -> "torch.nn.Mo
     import torch
 
     with torch.device("meta"):
-        network = blank_network(architecture)
+        network = blank_network(architecture, state)
     network.load_state_dict(state, assign=True)
     return network.requires_grad_(False).eval()

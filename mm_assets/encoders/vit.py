@@ -6,7 +6,8 @@ Parameters are named as in DINO's transformers (Caron et al., ICCV 2021), so tha
 dicts load unchanged.
 """
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,17 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks over a grid of tokens with a class token in front, whose last state is the output."""
 
+    @classmethod
+    def like(cls, state: Mapping[str, Tensor]) -> Self:
+        """A network of the sizes that a state dict has; of the published ones where it lacks them.
+
+        Raises
+        ------
+        ValueError
+            When the width is no multiple of `HEADS`.
+        """
+        raise NotImplementedError
+
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -89,10 +101,14 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=EPSILON)
 
     def _initialize(self) -> None:
-        """Truncated normal weights of .02 and no biases, as in the papers."""
+        """Truncated normal weights of .02 and no biases, as in the papers.
+
+        Those of networks narrower than the published are larger, or tokens would hardly mix.
+        """
+        deviation = 0.02 * max(1, REGION_WIDTH / self.cls_token.shape[-1]) ** 0.5
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=deviation)
                 nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -130,28 +146,54 @@ class Transformer(nn.Module):
 class TileTransformer(Transformer):
     """ViT-256: pixels [B, 3, H, W], normalized by mean and deviation .5, to [B, 384].
 
-    Edges are multiples of 16 pixels.
+    Edges are multiples of 16 pixels. Width and depth are the published ones unless given.
     """
 
-    def __init__(self) -> None:
-        super().__init__(TILE_WIDTH, TILE_DEPTH)
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, TILE_WIDTH, PATCH, PATCH)})
+    def __init__(self, width: int = TILE_WIDTH, depth: int = TILE_DEPTH) -> None:
+        super().__init__(width, depth)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, PATCH, PATCH)})
         self._initialize()
+
+    @classmethod
+    def like(cls, state: Mapping[str, Tensor]) -> Self:
+        return cls(_width(state, TILE_WIDTH), _depth(state, TILE_DEPTH))
 
     def _grid(self, inputs: Tensor) -> Tensor:
         return self.patch_embed["proj"](inputs)
 
 
 class RegionTransformer(Transformer):
-    """ViT-4K: tile tokens [B, 384, rows, columns], 16 x 16 of them as published, to [B, 192]."""
+    """ViT-4K: tile tokens [B, 384, rows, columns], 16 x 16 of them as published, to [B, 192].
 
-    def __init__(self) -> None:
-        super().__init__(REGION_WIDTH, REGION_DEPTH)
-        self.phi = nn.Sequential(nn.Linear(TILE_WIDTH, REGION_WIDTH), nn.GELU())
+    `tile_width` is the length of a token; widths and depth are the published ones unless given.
+    """
+
+    def __init__(
+        self, tile_width: int = TILE_WIDTH, width: int = REGION_WIDTH, depth: int = REGION_DEPTH
+    ) -> None:
+        super().__init__(width, depth)
+        self.phi = nn.Sequential(nn.Linear(tile_width, width), nn.GELU())
         self._initialize()
+
+    @classmethod
+    def like(cls, state: Mapping[str, Tensor]) -> Self:
+        tiles = state["phi.0.weight"].shape[-1] if "phi.0.weight" in state else TILE_WIDTH
+        return cls(tiles, _width(state, REGION_WIDTH), _depth(state, REGION_DEPTH))
 
     def _grid(self, inputs: Tensor) -> Tensor:
         return self.phi(inputs.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _width(state: Mapping[str, Tensor], published: int) -> int:
+    width = state["cls_token"].shape[-1] if "cls_token" in state else published
+    if width % HEADS:
+        raise ValueError(f"width {width} cannot be dealt to {HEADS} heads")
+    return width
+
+
+def _depth(state: Mapping[str, Tensor], published: int) -> int:
+    blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+    return len(blocks) or published
 
 
 class ClassAndMean(nn.Module):

@@ -1,6 +1,7 @@
 """Where the weights of an encoder come from; never a silent substitute."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,21 +44,29 @@ def imagenet_path(architecture: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
 
 
-def blank_network(architecture: str) -> "torch.nn.Module":
+def blank_network(
+    architecture: str, state: "Mapping[str, torch.Tensor] | None" = None
+) -> "torch.nn.Module":
     """A network of torchvision (``resnet50``), timm (``timm:vit_small_patch16_224``), HIPT or
     `mm_assets.encoders.catalogue.FOUNDATION`.
 
     HIPT's are ``hipt`` for tiles and ``hipt_4k`` for regions. timm's come without a classifier.
 
+    Parameters
+    ----------
+    state
+        Of HIPT's networks, which a cohort can train at any size; None: the published size.
+
     Raises
     ------
     ValueError
-        When timm, or a model of that name in it, is not there.
+        When timm, or a model of that name in it, is not there, or `state` has no possible size.
     """
     if architecture in (HIPT, HIPT_REGIONS):
         from mm_assets.encoders.vit import RegionTransformer, TileTransformer
 
-        return TileTransformer() if architecture == HIPT else RegionTransformer()
+        network = TileTransformer if architecture == HIPT else RegionTransformer
+        return network.like(state or {})
     if not made_by_timm(architecture):
         import torchvision
 
@@ -171,7 +180,10 @@ def _fitting(architecture: str, state: dict[str, Any], path: Path) -> "dict[str,
     import torch
 
     with torch.device("meta"):
-        expected = blank_network(architecture).state_dict()
+        try:
+            expected = blank_network(architecture, state).state_dict()
+        except ValueError as error:
+            raise WeightsError(f"{path.name} does not fit {architecture}: {error}") from None
     wrong = [
         name
         for name, tensor in expected.items()

@@ -129,7 +129,7 @@ class Batches:
 
 def _read_tiles(slide: Slide, plan: TilePlan, batches: list[Batches]) -> None:
     """Pass over the kept tiles alone."""
-    with closing(_read(slide, plan, plan.tiles)) as pictures:
+    with closing(read_tiles(slide, plan, plan.tiles)) as pictures:
         for picture in pictures:
             _add(picture, batches)
 
@@ -141,7 +141,7 @@ def _read_regions(
     edge = plan.tile_grid.px
     kept = {(int(column), int(row)) for column, row in plan.tiles}
     rows = [(row, plan.tiles_under(row)) for row in plan.region_rows()]
-    with closing(_read(slide, plan, np.concatenate([under for _, under in rows]))) as pictures:
+    with closing(read_tiles(slide, plan, np.concatenate([u for _, u in rows]))) as pictures:
         for row_of_regions, under in rows:
             canvases = {
                 (int(column), int(row)): np.full((edge, edge, 3), WHITE, np.uint8)
@@ -161,8 +161,18 @@ def _add(picture: Pixels, batches: list[Batches]) -> None:
         each.add(picture)
 
 
-def _read(slide: Slide, plan: TilePlan, squares: NDArray[np.int32]) -> Generator[Pixels]:
-    """Pixels of tiles of the grid, given row by row, decoded ahead by threads."""
+def read_tiles(slide: Slide, plan: TilePlan, squares: NDArray[np.int32]) -> Generator[Pixels]:
+    """Pixels of tiles of the grid, given row by row, decoded ahead by threads.
+
+    Parameters
+    ----------
+    squares
+        Column and row of each, int32 (n, 2).
+
+    Yields
+    ------
+    As of `Slide.read_squares`.
+    """
     grid = plan.tile_grid
     wanted: dict[int, list[int]] = {}
     for column, row in squares.tolist():

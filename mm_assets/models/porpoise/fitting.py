@@ -17,6 +17,7 @@ from torch.nn import functional
 from mm_assets.cohort.clinical import Endpoint
 from mm_assets.cohort.splits import inner_split
 from mm_assets.models.calibration import youden_threshold
+from mm_assets.models.checkpoint import Checkpoint
 from mm_assets.models.losses import Outcome
 from mm_assets.models.porpoise.hazards import Intervals, hazard_nll
 from mm_assets.models.porpoise.inputs import Inputs, OmicsScaler
@@ -29,7 +30,6 @@ from mm_assets.models.porpoise.model import (
 )
 from mm_assets.models.porpoise.networks import Kind, Porpoise
 from mm_assets.models.porpoise.training import (
-    Checkpoint,
     Criterion,
     OnEpoch,
     Training,

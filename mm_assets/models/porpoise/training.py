@@ -9,11 +9,9 @@ Randomness depends on the seed and the number of the epoch alone, so a training 
 resumed gives the same bytes as one that was not, on the CPU and with the same number of threads.
 """
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mm_assets.files import publish
+from mm_assets.models.checkpoint import Checkpoint
 from mm_assets.models.porpoise.inputs import Inputs
 from mm_assets.models.porpoise.networks import Batch, Porpoise
 
@@ -85,35 +83,6 @@ class _State:
     curve: list[list[float]]
 
 
-class Checkpoint:
-    """A training's state after its last whole epoch, in a file that is replaced atomically.
-
-    Parameters
-    ----------
-    path
-        Of the file. What the data are is not part of its key: name it by their versions.
-    key
-        Digest of settings, patients and outcomes; a file with another key is ignored. The number
-        of epochs is no part of it: a training can be prolonged.
-    """
-
-    def __init__(self, path: Path, key: str) -> None:
-        self._path, self._key = path, key
-
-    def load(self) -> _State | None:
-        """The stored state, where there is one of this training."""
-        if not self._path.exists():
-            return None
-        saved = torch.load(self._path, map_location="cpu", weights_only=True)
-        return _State(**saved["state"]) if saved["key"] == self._key else None
-
-    def save(self, state: _State) -> None:
-        """Replace the file."""
-        buffer = io.BytesIO()
-        torch.save({"key": self._key, "state": vars(state)}, buffer)
-        publish(self._path, buffer.getvalue())
-
-
 class Training:
     """One network, its patients and their loss.
 
@@ -125,7 +94,8 @@ class Training:
         Patients whose gradients count, and those of the inner split that say which epoch is best;
         without the latter the last epoch is.
     checkpoint
-        Where the state is kept after each epoch, and the fit's name in its key.
+        Where the state is kept after each epoch, and the fit's name in its key. The number of
+        epochs is no part of it: a training can be prolonged.
     on_epoch
         Called after each epoch, and for each epoch that a checkpoint already holds, with its
         number and the two losses.
@@ -160,7 +130,7 @@ class Training:
                 break
             state = self._epoch(epoch, state)
             if self._checkpoint:
-                self._checkpoint.save(state)
+                self._checkpoint.save(vars(state))
             self._on_epoch(epoch, *state.curve[-1])
         self._network.load_state_dict(state.best)
         self._network.to("cpu").eval()
@@ -219,9 +189,10 @@ class Training:
         return _State(network, self._optimizer.state_dict(), best or network, epoch, curve)
 
     def _resumed(self) -> _State | None:
-        state = self._checkpoint.load() if self._checkpoint else None
-        if state is None:
+        saved = self._checkpoint.load() if self._checkpoint else None
+        if saved is None:
             return None
+        state = _State(**saved)
         self._network.load_state_dict(state.network)
         self._optimizer.load_state_dict(state.optimizer)
         for epoch, losses in enumerate(state.curve):

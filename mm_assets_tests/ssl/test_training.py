@@ -1,0 +1,139 @@
+"""Pre-training on grids in memory: it learns, resumes, shares work and notices collapse."""
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from mm_assets.models.checkpoint import Checkpoint
+from mm_assets.ssl.crops import RegionCrops
+from mm_assets.ssl.processes import run_together
+from mm_assets.ssl.stream import Stream
+from mm_assets.ssl.training import Epoch, Pretraining
+from mm_assets_tests.ssl.pictures import SMALL, Memory, corners, small_network, small_training
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_training_goes_on_with_the_same_curve(tmp_path: Path) -> None:
+    crops = RegionCrops(3, 2, 2)
+    weights, curve = small_training(crops=crops).run()
+    checkpoint = Checkpoint(tmp_path / "dino.pt", "key")
+
+    def killed(epoch: Epoch) -> None:
+        if epoch.epoch == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        small_training(crops=crops, checkpoint=checkpoint, on_epoch=killed).run()
+    told: list[Epoch] = []
+    resumed, again = small_training(crops=crops, checkpoint=checkpoint, on_epoch=told.append).run()
+    assert again == curve == told
+    assert all((resumed[name] == tensor).all() for name, tensor in weights.items())
+    other = small_training(crops=crops, checkpoint=Checkpoint(tmp_path / "dino.pt", "another"))
+    assert other.run()[1] == curve
+
+
+def test_the_last_layer_waits_an_epoch_and_the_teacher_follows() -> None:
+    training = small_training(parameters=replace(SMALL, epochs=1))
+    before = training._student.head.prototypes.clone()
+    first = small_network().state_dict()
+    weights, _ = training.run()
+    assert (training._student.head.prototypes == before).all()
+    student = training._student.backbone.state_dict()
+    moved = {name: (weights[name] - first[name]).norm() for name in first}
+    assert moved["blocks.0.attn.qkv.weight"] > 0
+    assert (
+        moved["blocks.0.attn.qkv.weight"]
+        < (student["blocks.0.attn.qkv.weight"] - first["blocks.0.attn.qkv.weight"]).norm()
+    )
+
+
+def test_parts_of_a_step_add_up() -> None:
+    whole, _ = small_training().run()
+    parts, _ = small_training(parameters=replace(SMALL, accumulate=4)).run()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def shared(rank: int, world: int) -> tuple[dict[str, Tensor], list[Epoch]]:
+    return both_halves(rank, world).run()
+
+
+def both_halves(rank: int, world: int) -> Pretraining:
+    """A step sees the same pictures in one process or two: every slide has one picture."""
+    rng = np.random.default_rng(0)
+    sources = [
+        Memory(f"s{at}", rng.normal(size=(1, 4, 4, 6)).astype(np.float32)) for at in range(8)
+    ]
+    stream = Stream(sources, each=1, batch=8, pool=8, seed=0)
+    parameters = replace(SMALL, epochs=2)
+    return Pretraining(small_network(), corners, stream, parameters, rank=rank, world=world)
+
+
+def test_two_processes_train_as_one() -> None:
+    alone, curve = shared(0, 1)
+    together, same = run_together(shared, 2)
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, atol=1e-4, rtol=1e-3)
+    assert [epoch.loss for epoch in same] == pytest.approx([e.loss for e in curve], rel=1e-3)
+
+
+def failing(rank: int, world: int) -> None:
+    if rank:
+        raise RuntimeError("this device is broken")
+    torch.distributed.barrier()
+
+
+def test_a_process_that_fails_ends_the_training_with_its_reason() -> None:
+    with pytest.raises(Exception, match="this device is broken"):
+        run_together(failing, 2)
+
+
+def kinds(pictures: Tensor, generator: Generator) -> list[Tensor]:
+    """Crops with noise."""
+    channels_first = pictures.permute(0, 3, 1, 2)
+    return [
+        channels_first + 0.5 * torch.randn(channels_first.shape, generator=generator)
+        for _ in range(4)
+    ]
+
+
+def test_it_learns_to_tell_kinds_apart_without_collapse() -> None:
+    rng = np.random.default_rng(0)
+    means = 1.5 * rng.normal(size=(4, 1, 1, 6))
+    kind = rng.integers(0, 4, 64)
+    pictures = (means[kind] + rng.normal(size=(64, 4, 4, 6))).astype(np.float32)
+    sources = [Memory(f"s{at}", pictures[at * 16 : at * 16 + 16]) for at in range(4)]
+    stream = Stream(sources, each=16, batch=16, pool=32, seed=0)
+    parameters = replace(SMALL, epochs=25)
+    weights, curve = Pretraining(small_network(), kinds, stream, parameters).run()
+    assert curve[-1].loss < curve[0].loss - 0.3
+    assert not curve[-1].collapsed(parameters.prototypes)
+    network = small_network()
+    network.load_state_dict(weights)
+    with torch.no_grad():
+        features = network(torch.from_numpy(pictures).permute(0, 3, 1, 2)).numpy()
+    features = (features - features.mean(0)) / features.std(0)
+    distance = ((features[:, None] - features[None]) ** 2).sum(-1)
+    np.fill_diagonal(distance, np.inf)
+    assert (kind[distance.argmin(1)] == kind).mean() > 0.9
+
+
+def test_collapse_is_recognized() -> None:
+    healthy = Epoch(0, loss=1.0, entropy=1.0, spread=0.5)
+    assert not healthy.collapsed(16)
+    assert replace(healthy, spread=0.001).collapsed(16)
+    assert replace(healthy, entropy=math.log(16)).collapsed(16)
+    assert Epoch(**asdict(healthy)) == healthy
+
+
+def test_a_loss_that_is_no_number_stops_the_training() -> None:
+    with pytest.raises(FloatingPointError, match="lower the rate"):
+        small_training(parameters=replace(SMALL, rate=1e30)).run()
