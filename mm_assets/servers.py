@@ -8,7 +8,8 @@ import sys
 import time
 
 from mm_assets.resources.home import dagster_instance
-from mm_assets.resources.tracking import QUIET, Tracking
+from mm_assets.resources.mlflow_quiet import QUIET
+from mm_assets.resources.tracking import Tracking
 
 HOST = "127.0.0.1"
 MODULE = "mm_assets.definitions"

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -25,6 +22,7 @@ from pydantic import Field
 
 from mm_assets.cohort.config import mm_home
 from mm_assets.resources.mlflow_log import log_files, log_metrics, log_params, log_trials
+from mm_assets.resources.mlflow_quiet import TRACKING_URI, hushed, quiet_mlflow
 from mm_assets.resources.model_run import (
     FINGERPRINT_TAG,
     ModelRun,
@@ -33,6 +31,7 @@ from mm_assets.resources.model_run import (
     fold_metrics,
     overall_metrics,
 )
+from mm_assets.resources.served_model import log_served
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,46 +40,6 @@ if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-
-# MLflow's own form of a model as readable code: unlike a pickled class it survives a change of
-# Python version, and it needs neither Dagster nor this module to load.
-_SERVED = '''"""Serves the predictor pickled beside this file."""
-
-import pickle
-
-import pandas as pd
-from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
-
-
-class Served(PythonModel):
-    def load_context(self, context):
-        with open(context.artifacts["predictor"], "rb") as file:
-            self.predictor = pickle.load(file)
-
-    def predict(self, context, model_input: pd.DataFrame, params=None):
-        return self.predictor.predict(model_input)
-
-
-set_model(Served())
-'''
-
-# MLflow tries the example out through its JSON server code: 7 of 12 s at 5,000 columns. The example
-# of a wide model is only a file of the run.
-_EXAMPLE_COLUMNS = 300
-
-_TRACKING_URI = "MLFLOW_TRACKING_URI"
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    # Eight processes that serve scorers of language models.
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # Requirements are given; searching for uv projects and locks costs seconds.
-    "MLFLOW_UV_AUTO_DETECT": "false",
-    "MLFLOW_LOG_UV_FILES": "false",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
 
 
 @dataclass(frozen=True)
@@ -112,7 +71,7 @@ class Tracking(dg.ConfigurableResource):
     def uri(self) -> str:
         """Tracking URI in force."""
         default = f"sqlite:///{mm_home() / 'mlflow' / 'mlflow.db'}"
-        return self.tracking_uri or os.environ.get(_TRACKING_URI) or default
+        return self.tracking_uri or os.environ.get(TRACKING_URI) or default
 
     @property
     def files(self) -> str:
@@ -224,8 +183,8 @@ class Tracking(dg.ConfigurableResource):
         """A file of a run, None where it has none of that name."""
         from mlflow.exceptions import MlflowException
 
-        artifacts = _mlflow(self.uri).artifacts
-        with tempfile.TemporaryDirectory() as folder, _hushed():
+        artifacts = quiet_mlflow(self.uri).artifacts
+        with tempfile.TemporaryDirectory() as folder, hushed():
             try:
                 found = artifacts.download_artifacts(
                     run_id=run_id, artifact_path=path, dst_path=folder, tracking_uri=self.uri
@@ -259,8 +218,8 @@ class Tracking(dg.ConfigurableResource):
     def load(self, name: str, version_or_alias: int | str = CHAMPION) -> PyFuncModel:
         """Registered model, ready to `predict` a DataFrame."""
         found = self.version(name, version_or_alias)
-        with _hushed():
-            return _mlflow(self.uri).pyfunc.load_model(f"models:/{found.name}/{found.version}")
+        with hushed():
+            return quiet_mlflow(self.uri).pyfunc.load_model(f"models:/{found.name}/{found.version}")
 
     def predictor(self, name: str, version_or_alias: int | str = CHAMPION) -> Any:
         """The predictor that was registered, as it was pickled."""
@@ -268,7 +227,7 @@ class Tracking(dg.ConfigurableResource):
 
     def lineage(self, model: RegisteredModel) -> dict[str, Any]:
         """Lineage as logged with a version."""
-        artifacts = _mlflow(self.uri).artifacts
+        artifacts = quiet_mlflow(self.uri).artifacts
         return artifacts.load_dict(f"runs:/{model.run_id}/lineage/lineage.json")
 
     def _client(self) -> MlflowClient:
@@ -276,7 +235,7 @@ class Tracking(dg.ConfigurableResource):
             database.parent.mkdir(parents=True, exist_ok=True)
         # The first client creates or migrates the tables, which two processes cannot do at once.
         with self._exclusive():
-            return _mlflow(self.uri).MlflowClient()
+            return quiet_mlflow(self.uri).MlflowClient()
 
     def _database(self) -> Path | None:
         if not self.uri.startswith("sqlite:///"):
@@ -320,10 +279,11 @@ class Tracking(dg.ConfigurableResource):
 
     def _register(self, client: MlflowClient, run: ModelRun) -> ModelVersion:
         run_id = run.live or self._open(client, run)
-        with _mlflow(self.uri).start_run(run_id=run_id):
+        mlflow = quiet_mlflow(self.uri)
+        with mlflow.start_run(run_id=run_id):
             log_params(client, run_id, run)
             log_files(client, run_id, run.files())
-            model_uri, model_id = self._log_pyfunc(run)
+            model_uri, model_id = log_served(mlflow, run)
             log_trials(client, client.get_run(run_id).info.experiment_id, run_id, run)
         _ensure_registered_model(client, run.name)
         return client.create_model_version(
@@ -345,57 +305,12 @@ class Tracking(dg.ConfigurableResource):
         for run in left:
             client.set_terminated(run.info.run_id, "KILLED")
 
-    def _log_pyfunc(self, run: ModelRun) -> tuple[str, str]:
-        import cloudpickle
-
-        mlflow = _mlflow(self.uri)
-        example = run.input_example
-        with tempfile.TemporaryDirectory() as folder, _hushed():
-            predictor, code = Path(folder, "predictor.pkl"), Path(folder, "served.py")
-            predictor.write_bytes(cloudpickle.dumps(run.predictor))
-            code.write_text(_SERVED)
-            info = mlflow.pyfunc.log_model(
-                name=run.model,
-                python_model=str(code),
-                artifacts={"predictor": str(predictor)},
-                signature=mlflow.models.infer_signature(example, run.predictor.predict(example)),
-                input_example=example if example.shape[1] <= _EXAMPLE_COLUMNS else None,
-                pip_requirements=[_requirement()],
-            )
-        return info.model_uri, info.model_id
-
     def _set_alias(self, client: MlflowClient, version: ModelVersion) -> None:
         aliases = client.get_registered_model(version.name).aliases
         if CHAMPION not in aliases:
             client.set_registered_model_alias(version.name, CHAMPION, version.version)
         elif int(version.version) > int(aliases.get(CHALLENGER, aliases[CHAMPION])):
             client.set_registered_model_alias(version.name, CHALLENGER, version.version)
-
-
-def _mlflow(uri: str) -> Any:
-    for variable, value in QUIET.items():
-        os.environ.setdefault(variable, value)
-    import mlflow
-    import mlflow.artifacts
-    import mlflow.models
-    import mlflow.pyfunc
-
-    for logger in ("mlflow", "alembic"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    given = os.environ.pop(_TRACKING_URI, None)
-    mlflow.set_tracking_uri(uri)
-    os.environ.pop(_TRACKING_URI, None)  # MLflow sets it; what the user set must stay as it was
-    if given is not None:
-        os.environ[_TRACKING_URI] = given
-    return mlflow
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Without MLflow's advice about integer columns, type hints and pip."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _ensure_registered_model(client: MlflowClient, name: str) -> None:
@@ -414,10 +329,3 @@ def _registered(version: ModelVersion) -> RegisteredModel:
     return RegisteredModel(
         version.name, int(version.version), str(version.run_id), url, tuple(version.aliases)
     )
-
-
-def _requirement() -> str:
-    try:
-        return f"mm_assets=={metadata.version('mm_assets')}"
-    except metadata.PackageNotFoundError:
-        return "mm_assets"
