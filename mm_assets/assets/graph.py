@@ -17,6 +17,7 @@ from mm_assets.assets.predictions import predictions_stage
 from mm_assets.assets.reports import cohort_report_stage, evaluation_stage
 from mm_assets.assets.selection import tile_scorer_stage
 from mm_assets.assets.slides import slide_stage, tissue_stage
+from mm_assets.assets.ssl import ssl_stages
 from mm_assets.assets.stage import CohortStage, SlideStage, Stage
 from mm_assets.assets.tiles import embedding_stage
 from mm_assets.cohort.config import CohortConfig
@@ -29,12 +30,13 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
         stages += [slide_stage(config), tissue_stage(config), embedding_stage(config)]
     if config.slides and config.nuclei is not None:
         stages.append(nucleus_stage(config))
-    if config.slides and config.hipt is not None:
-        stages.append(region_stage(config))
     stages += table_stages(config)
-    models: dict[str, list[str]] = {}
     for task in config.tasks:
         stages += task_table_stages(config, task)
+    if config.slides and config.hipt is not None:
+        stages += [*ssl_stages(config), region_stage(config)]
+    models: dict[str, list[str]] = {}
+    for task in config.tasks:
         if config.slides and config.nuclei is not None:
             stages.append(nucleus_gnn_stage(config, task))
         if config.slides:

@@ -16,6 +16,13 @@ from mm_assets.assets.omics import CLINICAL, splits_name
 from mm_assets.assets.porpoise import embeddings, train_network
 from mm_assets.assets.stage import CohortStage, Job, Produced, SlideStage, SlideWorker, Workspace
 from mm_assets.assets.tiles import HIPT, HIPT_TILES
+from mm_assets.assets.trained_weights import (
+    REGION_ENCODER,
+    TILE_ENCODER,
+    trains_regions,
+    trains_tiles,
+    weights_path,
+)
 from mm_assets.cohort.config import CohortConfig, Task
 
 if TYPE_CHECKING:
@@ -36,7 +43,7 @@ def region_stage(config: CohortConfig) -> SlideStage:
     assert config.hipt is not None
     return SlideStage(
         outputs=(HIPT,),
-        upstream=("slide", HIPT_TILES),
+        upstream=("slide", HIPT_TILES, *((REGION_ENCODER,) if trains_regions(config) else ())),
         group="imaging",
         code_version="1",
         description="HIPT embeddings of 4096 px regions, from the grid of their tiles' tokens; "
@@ -47,7 +54,7 @@ def region_stage(config: CohortConfig) -> SlideStage:
             "region_weights": config.hipt.region_weights,
             "region_px": config.imaging.region_px,
         },
-        on_refresh=False,
+        on_refresh=trains_regions(config) or trains_tiles(config),
         worker=_region_worker,
     )
 
@@ -73,13 +80,20 @@ class Levels:
 
 def load_levels(workspace: Workspace, device: str | None = None) -> Levels:
     """The transformers of the cohort."""
+    from mm_assets.encoders.checkpoint import WeightsError
     from mm_assets.encoders.hipt import load_region_encoder, white_token
     from mm_assets.encoders.registry import load_encoder
 
     config = workspace.config
     assert config.hipt is not None
-    tiles = load_encoder("hipt", config.hipt.tile_weights, device)
-    regions = load_region_encoder(config.hipt.region_weights, device)
+    given = config.hipt.tile_weights, config.hipt.region_weights
+    tiles = load_encoder("hipt", weights_path(workspace, TILE_ENCODER, given[0]), device)
+    regions = load_region_encoder(weights_path(workspace, REGION_ENCODER, given[1]), device)
+    if regions.tile_dimension != tiles.dimension:
+        raise WeightsError(
+            f"hipt.region_weights reads tile tokens of length {regions.tile_dimension}, but "
+            f"hipt.tile_weights makes {tiles.dimension}: give weights that were trained together"
+        )
     return Levels(tiles, regions, white_token(tiles, config.imaging.tile_px))
 
 

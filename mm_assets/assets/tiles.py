@@ -1,14 +1,15 @@
 """Stage of tile and region embeddings: one pass over the pixels of a slide for all of them."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.slides import manifest_rows, open_local_slide, read_mask
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, TwoSteps, Workspace
-from mm_assets.cohort.config import CohortConfig, EncoderConfig, mm_home
+from mm_assets.cohort.config import COHORT_WEIGHTS, CohortConfig, EncoderConfig, mm_home
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ def tile_encoders(config: CohortConfig) -> dict[str, EncoderConfig]:
     further: dict[str, EncoderConfig] = {
         f"{TILES}_{encoder.name}": encoder for encoder in config.imaging.also
     }
-    if config.hipt is not None:
+    if config.hipt is not None and config.hipt.tile_weights != COHORT_WEIGHTS:
         further[HIPT_TILES] = EncoderConfig(encoder="hipt", weights=config.hipt.tile_weights)
     return {TILES: config.imaging, **further}
 
@@ -56,13 +57,26 @@ def embedding_stage(config: CohortConfig) -> SlideStage:
     )
 
 
+def _embedding_worker(workspace: Workspace) -> AbstractContextManager[SlideWorker]:
+    imaging = workspace.config.imaging
+    return one_pass(workspace, {**tile_encoders(workspace.config), REGIONS: imaging})
+
+
 @contextmanager
-def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
+def one_pass(
+    workspace: Workspace, configured: Mapping[str, EncoderConfig]
+) -> Iterator[SlideWorker]:
+    """Worker that feeds the encoders of the assets wanted from one pass over each slide.
+
+    Parameters
+    ----------
+    configured
+        Asset -> encoder.
+    """
     from mm_assets.encoders.batch import with_best_batch
     from mm_assets.encoders.registry import load_encoder
 
     imaging = workspace.config.imaging
-    configured = {**tile_encoders(workspace.config), REGIONS: imaging}
     rows = manifest_rows(workspace.config)
 
     @cache
@@ -91,21 +105,32 @@ def _embedding_worker(workspace: Workspace) -> Iterator[SlideWorker]:
 
 def plan_of(job: Job, slide: "Slide") -> "tuple[TilePlan, tuple[NDArray[np.bool_], int]]":
     """Tiles of the job's slide, and the tissue mask behind them with its downsample."""
+    tissue = read_mask(job)
+    return _plan(job, slide.width, slide.height, slide.mpp, tissue), tissue
+
+
+def stored_plan(job: Job) -> "TilePlan":
+    """Tiles of the job's slide, without opening it."""
+    facts = json.loads(job.workspace.store.read_bytes(job.ref("slide", "json")))
+    return _plan(job, facts["width"], facts["height"], facts["mpp"], read_mask(job))
+
+
+def _plan(
+    job: Job, width: int, height: int, mpp: float, tissue: "tuple[NDArray[np.bool_], int]"
+) -> "TilePlan":
     from mm_assets.wsi.tiling import plan_tiles
 
     imaging = job.workspace.config.imaging
-    tissue = read_mask(job)
-    plan = plan_tiles(
-        slide.width,
-        slide.height,
-        slide.mpp,
+    return plan_tiles(
+        width,
+        height,
+        mpp,
         *tissue,
         target_mpp=imaging.mpp,
         tile_px=imaging.tile_px,
         region_px=imaging.region_px,
         min_tissue=imaging.min_tissue,
     )
-    return plan, tissue
 
 
 def _embed(

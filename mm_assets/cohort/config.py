@@ -13,6 +13,8 @@ ENCODER_PATTERN = (
     r"|timm:[A-Za-z0-9_.]+)$"
 )
 CURVE_STEPS = 20
+# Weights of HIPT that the cohort itself trains.
+COHORT_WEIGHTS = "cohort"
 SLIDE_ID_PATTERN = re.compile(r"^[A-Za-z0-9._-]+$")
 
 
@@ -161,10 +163,58 @@ class HiptConfig(NetworkConfig):
     """HIPT: tiles and regions embedded by two transformers, and attention over regions."""
 
     tile_weights: str = Field(
-        description="ViT-256: path of the published checkpoint or of a state dict, or "
-        "`random:<seed>` (demo only)."
+        description="ViT-256: path of the published checkpoint or of a state dict, `cohort` (as "
+        "pre-trained on this cohort by the section `ssl`), or `random:<seed>` (demo only)."
     )
     region_weights: str = Field(description="ViT-4K, likewise.")
+
+
+class _DinoConfig(_Strict):
+    """Pre-training of one of HIPT's transformers without labels, by DINO."""
+
+    epochs: int = Field(100, ge=1)
+    batch: int = Field(256, ge=2, description="Pictures of a step, over all GPUs.")
+    accumulate: int = Field(1, ge=1, description="Parts in which a step is computed.")
+    each: int = Field(1000, ge=1, description="Pictures drawn of every slide in an epoch, at most.")
+    local: int = Field(8, ge=0, description="Small crops of a picture, beside two large ones.")
+    rate: float = Field(5e-4, gt=0, description="Learning rate for 256 pictures a step.")
+    momentum: float = Field(0.996, ge=0, le=1, description="Of the teacher at the start.")
+    temperature: float = Field(0.04, gt=0, description="Of the teacher.")
+    prototypes: int = Field(65_536, ge=2)
+    hidden: int = Field(2048, ge=1, description="Width of the head's inner layers.")
+
+
+class TileDinoConfig(_DinoConfig):
+    """Pre-training of the transformer of tiles; the defaults are the published setting."""
+
+    width: int = Field(384, ge=6, multiple_of=6)
+    depth: int = Field(12, ge=1)
+    global_px: int = Field(224, ge=16, multiple_of=16, description="Edge of the large crops.")
+    local_px: int = Field(96, ge=16, multiple_of=16, description="Edge of the small crops.")
+    colour: float = Field(
+        1.0, ge=0, le=2, description="How strongly the crops' colours are changed."
+    )
+
+
+class RegionDinoConfig(_DinoConfig):
+    """Pre-training of the transformer of regions; the defaults are the published setting."""
+
+    width: int = Field(192, ge=6, multiple_of=6)
+    depth: int = Field(6, ge=1)
+    global_tiles: int = Field(14, ge=1, description="Edge of the large crops, in tiles.")
+    local_tiles: int = Field(6, ge=1, description="Edge of the small crops, in tiles.")
+
+
+class SslConfig(_Strict):
+    """Self-supervised pre-training of HIPT's levels whose weights are `cohort`."""
+
+    tiles: TileDinoConfig = TileDinoConfig()
+    regions: RegionDinoConfig = RegionDinoConfig()
+    exclude_folds: dict[str, list[int]] = Field(
+        default_factory=dict,
+        description="Task -> folds of its first repeat whose test patients are left out, so that "
+        "results on these folds owe nothing to pictures of their patients.",
+    )
 
 
 class PorpoiseConfig(NetworkConfig):
@@ -321,6 +371,7 @@ class CohortConfig(_Strict):
     )
     selection: SelectionConfig = SelectionConfig()
     hipt: HiptConfig | None = Field(None, description="HIPT; left out unless given.")
+    ssl: SslConfig = SslConfig()
     porpoise: PorpoiseConfig | None = Field(
         None, description="PORPOISE's networks; left out unless given (`{}` will do)."
     )
@@ -357,6 +408,13 @@ class CohortConfig(_Strict):
             raise ValueError("hipt_embeddings is an asset of HIPT: rename the task embeddings")
         return self
 
+    @model_validator(mode="after")
+    def _excluded_folds_exist(self) -> "CohortConfig":
+        unknown = set(self.ssl.exclude_folds) - {task.name for task in self.tasks}
+        if unknown:
+            raise ValueError(f"ssl.exclude_folds names no task of the cohort: {sorted(unknown)}")
+        return self
+
     def resolve_paths(self, base: Path) -> "CohortConfig":
         """The same configuration with every path absolute, relative ones against `base`."""
         data = self.model_dump()
@@ -378,7 +436,7 @@ class CohortConfig(_Strict):
 
 def is_path(weights: str) -> bool:
     """Whether `weights` of an encoder names a file or folder."""
-    return weights not in ("imagenet", "hub") and not weights.startswith("random:")
+    return weights not in ("imagenet", "hub", COHORT_WEIGHTS) and not weights.startswith("random:")
 
 
 def _resolve_weights(weights: str, base: Path) -> str:

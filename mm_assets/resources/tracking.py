@@ -92,6 +92,23 @@ class Tracking(dg.ConfigurableResource):
             self._set_alias(client, version)
             return _registered(client.get_model_version(version.name, version.version))
 
+    def register_weights(
+        self, facts: RunFacts, run_id: str, file: str, weights: bytes
+    ) -> RegisteredModel:
+        """Register a state dict as a file of the run that trained it; as `log_model` otherwise."""
+        client = self._client()
+        with self._exclusive():
+            version = self._version_with(client, facts.name, facts.fingerprint())
+            if version is None:
+                log_files(client, run_id, {file: weights})
+                _ensure_registered_model(client, facts.name)
+                source = f"{client.get_run(run_id).info.artifact_uri}/{file}"
+                version = client.create_model_version(
+                    facts.name, source=source, run_id=run_id, tags=facts.tags()
+                )
+            self._set_alias(client, version)
+            return _registered(client.get_model_version(version.name, version.version))
+
     @contextlib.contextmanager
     def live_run(self, facts: RunFacts) -> Iterator[str]:
         """Id of a run that is open while its model is trained; `log_model` can complete it.

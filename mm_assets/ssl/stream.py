@@ -75,6 +75,11 @@ class Stream:
         """Batches of an epoch."""
         return self.drawn // self.batch
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a picture."""
+        return next(self._endless(np.random.default_rng(0), 0, 1)).shape
+
     def epoch(self, epoch: int, rank: int = 0, world: int = 1) -> Generator[Pictures]:
         """The batches of an epoch, or of a process's share in each; one is read ahead.
 

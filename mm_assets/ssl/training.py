@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from mm_assets.ssl.dino import Head, Loss, follow_student
 from mm_assets.ssl.schedules import Cosine
 from mm_assets.ssl.stream import Pictures, Stream
 
+T = TypeVar("T", bound=nn.Module)
 Crops = Callable[[Tensor, Generator], list[Tensor]]
 OnEpoch = Callable[["Epoch"], None]
 GLOBAL_CROPS = 2
@@ -133,9 +134,8 @@ class Pretraining:
         self._crops, self._stream, self._parameters = crops, stream, parameters
         self._checkpoint, self._on_epoch = checkpoint, on_epoch or (lambda epoch: None)
         width = int(backbone.get_parameter("cls_token").shape[-1])
-        with torch.random.fork_rng([]):
-            torch.manual_seed(parameters.seed)
-            head = Head(width, parameters.prototypes, parameters.hidden)
+        sizes = width, parameters.prototypes, parameters.hidden
+        head = initialized(lambda: Head(*sizes), parameters.seed)
         self._student = Network(backbone, head).to(self._device)
         self._teacher = copy.deepcopy(self._student).requires_grad_(False).eval()
         self._loss = Loss(parameters.prototypes).to(self._device)
@@ -250,6 +250,13 @@ class Pretraining:
         for epoch in curve:
             self._on_epoch(epoch)
         return curve
+
+
+def initialized(make: Callable[[], T], seed: int) -> T:
+    """A network whose initial weights depend on the seed alone."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return make()
 
 
 def pretraining_key(parameters: DinoParameters, *facts: object) -> str:

@@ -183,7 +183,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(load, tmp_path):
 
 def test_checkpoints_of_another_network_are_refused(tmp_path):
     path = published(tmp_path / "vit4k_xs_dino.pth", RegionTransformer().state_dict())
-    with pytest.raises(WeightsError, match=r"vit4k_xs_dino\.pth does not fit hipt: \d+ of 150"):
+    with pytest.raises(WeightsError, match=r"vit4k_xs_dino\.pth does not fit hipt: \d+ of \d+"):
         load_encoder("hipt", str(path), "cpu")
     with pytest.raises(WeightsError, match="no weights at"):
         load_region_encoder(str(tmp_path / "absent.pth"))

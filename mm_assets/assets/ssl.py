@@ -1,0 +1,219 @@
+"""Stages of self-supervised pre-training: `tile_encoder` and `region_encoder` of HIPT by DINO.
+
+No label is read. With `ssl.exclude_folds` the test patients of these folds are left out. A state
+dict per level is stored and registered; the curve of the training grows in MLflow.
+"""
+
+import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from functools import partial
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any
+
+from mm_assets.assets.compute import Compute
+from mm_assets.assets.omics import splits_name
+from mm_assets.assets.progress import Progress
+from mm_assets.assets.ssl_training import (
+    LevelTraining,
+    Part,
+    excluded_patients,
+    region_training,
+    tile_training,
+)
+from mm_assets.assets.stage import (
+    Check,
+    CohortStage,
+    Job,
+    Produced,
+    SlideStage,
+    SlideWorker,
+    Workspace,
+)
+from mm_assets.assets.tiles import HIPT_TILES, one_pass
+from mm_assets.assets.trained_weights import (
+    REGION_ENCODER,
+    TILE_ENCODER,
+    trains_regions,
+    trains_tiles,
+    weights_path,
+)
+from mm_assets.cohort.config import (
+    COHORT_WEIGHTS,
+    CohortConfig,
+    EncoderConfig,
+    RegionDinoConfig,
+    TileDinoConfig,
+    mm_home,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mm_assets.resources.model_run import RunFacts
+    from mm_assets.ssl.training import Epoch
+
+SSL = "ssl"
+NOT_COLLAPSED = "not_collapsed"
+
+
+def ssl_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
+    """The pre-trainings that the cohort asks for, and the embedding of tiles between them."""
+    stages: list[SlideStage | CohortStage] = []
+    if trains_tiles(config):
+        stages += [_tile_encoder_stage(config), _tile_embedding_stage(config)]
+    if trains_regions(config):
+        stages.append(_region_encoder_stage(config))
+    return stages
+
+
+def _tile_encoder_stage(config: CohortConfig) -> CohortStage:
+    imaging = config.imaging.model_dump(include={"mpp", "tile_px", "region_px", "min_tissue"})
+    return CohortStage(
+        outputs=(TILE_ENCODER,),
+        upstream=("slide", "tissue", *_splits(config)),
+        group="imaging",
+        code_version="1",
+        description="ViT-256 of HIPT, pre-trained by DINO on the cohort's tiles, straight from "
+        "the slides and without labels.",
+        kinds=frozenset({"pytorch", "mlflow"}),
+        compute=Compute(gpu=1, cpu=8, memory_gib=32),
+        parameters={**_settings(config, config.ssl.tiles), "imaging": imaging},
+        run=partial(_pretrain, asset=TILE_ENCODER, prepare=tile_training),
+        checks=(NOT_COLLAPSED,),
+    )
+
+
+def _tile_embedding_stage(config: CohortConfig) -> SlideStage:
+    """`tile_embeddings_hipt` apart from other encoders: these need not wait for the training."""
+    return SlideStage(
+        outputs=(HIPT_TILES,),
+        upstream=("slide", "tissue", TILE_ENCODER),
+        group="imaging",
+        code_version="1",
+        description="Embeddings of 256 px tiles by the cohort's own ViT-256.",
+        kinds=frozenset({"pytorch", "arrow"}),
+        compute=Compute(gpu=1, cpu=4, memory_gib=16, chunk=200),
+        parameters=config.imaging.model_dump(exclude={"encoder", "weights", "also"}),
+        isolated=True,
+        worker=_tile_embedding_worker,
+    )
+
+
+def _tile_embedding_worker(workspace: Workspace) -> AbstractContextManager[SlideWorker]:
+    path = weights_path(workspace, TILE_ENCODER, COHORT_WEIGHTS)
+    return one_pass(workspace, {HIPT_TILES: EncoderConfig(encoder="hipt", weights=path)})
+
+
+def _region_encoder_stage(config: CohortConfig) -> CohortStage:
+    return CohortStage(
+        outputs=(REGION_ENCODER,),
+        upstream=(
+            "slide",
+            HIPT_TILES,
+            *((TILE_ENCODER,) if trains_tiles(config) else ()),
+            *_splits(config),
+        ),
+        group="imaging",
+        code_version="1",
+        description="ViT-4K of HIPT, pre-trained by DINO on the cohort's grids of tile tokens, "
+        "without labels.",
+        kinds=frozenset({"pytorch", "mlflow"}),
+        compute=Compute(gpu=1, cpu=4, memory_gib=16),
+        parameters={
+            **_settings(config, config.ssl.regions),
+            "region_px": config.imaging.region_px,
+        },
+        run=partial(_pretrain, asset=REGION_ENCODER, prepare=region_training),
+        checks=(NOT_COLLAPSED,),
+    )
+
+
+def _splits(config: CohortConfig) -> tuple[str, ...]:
+    excluded = config.ssl.exclude_folds
+    return tuple(splits_name(task) for task in config.tasks if task.name in excluded)
+
+
+def _settings(config: CohortConfig, level: TileDinoConfig | RegionDinoConfig) -> dict[str, Any]:
+    return {
+        "dino": level.model_dump(),
+        "exclude_folds": config.ssl.exclude_folds,
+        "seed": config.evaluation.seed,
+    }
+
+
+def _pretrain(job: Job, asset: str, prepare: Callable[[Job], LevelTraining]) -> Produced:
+    import torch
+
+    from mm_assets.ssl.processes import run_together
+
+    config, fingerprint = job.workspace.config, job.provenance[asset].fingerprint()
+    # Beside the store, for a training that was killed must find it again; gone when it is done.
+    folder = mm_home() / "training" / config.cohort / asset
+    checkpoint = folder / fingerprint.replace(":", "-") / "dino.pt"
+    training, tracking = prepare(job), job.workspace.tracking
+    facts, epochs = _facts(job, asset), training.level.epochs
+    progress = Progress(f"{config.cohort}/{asset}", epochs, job.workspace.log)
+    with tracking.live_run(facts) as run:
+
+        def told(epoch: "Epoch") -> None:
+            tracking.log_curves(run, _curve(epoch))
+            progress.update(epoch.epoch + 1, epochs)
+
+        world = max(1, torch.cuda.device_count())
+        weights, curve = run_together(Part(training, checkpoint, told), world)
+        buffer = io.BytesIO()
+        torch.save(weights, buffer)
+        registered = tracking.register_weights(facts, run, f"{asset}.pth", buffer.getvalue())
+    digest = job.workspace.store.write_bytes(
+        job.ref(asset, "pth"), buffer.getvalue(), job.provenance[asset]
+    )
+    rmtree(folder)
+    last = curve[-1]
+    shown = {
+        "registered_model": registered.name,
+        "version": registered.version,
+        "slides": len(training.sources),
+        "pictures": sum(len(source) for source in training.sources),
+        "excluded_patients": len(excluded_patients(job)),
+        "processes": world,
+        **{f"last_{key}": round(value, 4) for key, value in asdict(last).items()},
+    }
+    return Produced({"pth": digest}, shown, (_not_collapsed(last, training.level),))
+
+
+def _facts(job: Job, asset: str) -> "RunFacts":
+    from mm_assets.resources.model_run import RunFacts
+
+    provenance, cohort = job.provenance[asset], job.workspace.config.cohort
+    return RunFacts(
+        cohort=cohort,
+        task=SSL,
+        model=asset,
+        dagster_run_id=job.dagster_run_id,
+        asset_key=f"{cohort}/{asset}",
+        code_version=provenance.code_version,
+        upstream=provenance.inputs,
+        splits_digest="",
+        parameters=provenance.parameters,
+    )
+
+
+def _curve(epoch: "Epoch") -> "pd.DataFrame":
+    import pandas as pd
+
+    values = asdict(epoch)
+    number = values.pop("epoch")
+    rows = [(name, number, value) for name, value in values.items()]
+    return pd.DataFrame(rows, columns=["curve", "epoch", "value"])
+
+
+def _not_collapsed(last: "Epoch", level: TileDinoConfig | RegionDinoConfig) -> Check:
+    return Check(
+        NOT_COLLAPSED,
+        not last.collapsed(level.prototypes),
+        "all pictures look alike to the teacher, or its outputs say nothing: lower the "
+        "temperature or the rate",
+        {"entropy": last.entropy, "spread": last.spread},
+    )
