@@ -115,7 +115,7 @@ def tile_training(job: Job) -> LevelTraining:
         taken_in = job.upstream["slide"][slide]
         opened = partial(open_taken_in, job.workspace, taken_in, rows[slide])
         sources.append(SlideTiles(slide, opened, plan))
-    return LevelTraining(sources, config.ssl.tiles, config.evaluation.seed, _tiles)
+    return LevelTraining(sources, config.ssl.tiles, config.evaluation.seed, set_up_tiles)
 
 
 def region_training(job: Job) -> LevelTraining:
@@ -133,7 +133,7 @@ def region_training(job: Job) -> LevelTraining:
         RegionGrids.of(slide, partial(stored_tokens, job.workspace, slide), side, white)
         for slide in _slides(job, HIPT_TILES)
     ]
-    return LevelTraining(sources, config.ssl.regions, config.evaluation.seed, _regions)
+    return LevelTraining(sources, config.ssl.regions, config.evaluation.seed, set_up_regions)
 
 
 def stored_tokens(
@@ -159,9 +159,10 @@ def _slides(job: Job, asset: str) -> list[str]:
     ]
 
 
-def _tiles(
+def set_up_tiles(
     level: TileDinoConfig, stream: "Stream", parameters: "DinoParameters", *rest: Any
 ) -> "Pretraining":
+    """Of ViT-256; `rest` as `Pretraining` takes it from its checkpoint on."""
     from mm_assets.encoders.vit import TileTransformer
     from mm_assets.ssl.crops import TileCrops
     from mm_assets.ssl.training import Pretraining, initialized
@@ -171,9 +172,10 @@ def _tiles(
     return Pretraining(network, crops, stream, parameters, *rest)
 
 
-def _regions(
+def set_up_regions(
     level: RegionDinoConfig, stream: "Stream", parameters: "DinoParameters", *rest: Any
 ) -> "Pretraining":
+    """Of ViT-4K, likewise."""
     from mm_assets.encoders.vit import RegionTransformer
     from mm_assets.ssl.crops import RegionCrops
     from mm_assets.ssl.training import Pretraining, initialized

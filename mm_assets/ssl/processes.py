@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from torch import distributed, multiprocessing
 
+LAST_WORDS_SECONDS = 10.0
+
 T = TypeVar("T")
 Train = Callable[[int, int], T]
 
@@ -36,9 +38,10 @@ def run_together(train: Train[T], world: int) -> T:
         try:
             made = _in_group(train, 0, world, meeting)
         except Exception:
+            # Another's error, where there is one, is the cause of ours.
+            others.join(timeout=LAST_WORDS_SECONDS)
             for process in others.processes:
                 process.terminate()
-            others.join()  # Its own error, where there is one, is the cause of ours.
             raise
         others.join()
         return made

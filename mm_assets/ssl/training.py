@@ -84,7 +84,7 @@ class Epoch:
 
     def collapsed(self, prototypes: int) -> bool:
         """Whether all pictures look alike to the teacher, or its outputs say nothing."""
-        return self.spread < 0.02 or self.entropy > 0.999 * math.log(prototypes)
+        return self.spread < 0.05 or self.entropy > 0.999 * math.log(prototypes)
 
 
 class Network(nn.Module):
