@@ -77,7 +77,7 @@ def test_from_tokens_to_patients_and_back_to_pixels(
     _check_regions(home, slides[0])
     run_cohort_stage(hipt_stage(config, task), space, "")
     _check_predictions(home, task.name, "risk")
-    _run(space, hipt_attention_stage(config, task), slides[:1])
+    _run(space, hipt_attention_stage(config, task, "evaluation"), slides[:1])
     _check_map(home, f"hipt_attention_{task.name}", slides[0])
 
 

@@ -187,7 +187,7 @@ def test_only_what_is_asked_for_and_can_be_read(home: Path, tmp_path: Path) -> N
         config = load_config(write_yaml(tmp_path / "other", **sections))
         names = [stage.name for stage in porpoise_stages(config, config.tasks[0])]
         assert names == [f"{kind}_subtype" for kind in kinds]
-        looked = [stage.name for stage in attention_stages(config, config.tasks[0])]
+        looked = [stage.name for stage in attention_stages(config, config.tasks[0], "evaluation")]
         expected = {"porpoise_amil": "attention_subtype", "porpoise_mmf": "attention_mmf_subtype"}
         assert looked == [expected[kind] for kind in kinds if kind in expected]
         judged = next(s for s in cohort_stages(config) if s.name == "evaluation_subtype")

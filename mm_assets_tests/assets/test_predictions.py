@@ -1,5 +1,6 @@
 """The champion predicts for everybody, in a process of its own; who is champion is settled."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +23,9 @@ from mm_assets_tests.cohorts import (
 )
 
 TASK = {"name": "subtype", "kind": "classification", "column": "subtype", "classes": ["IDC", "ILC"]}
-MODEL = "tiny.subtype.heec"
+MODEL, CLINICAL = "tiny.subtype.heec", "tiny.subtype.clinical_logistic"
+NETWORK = "tiny.subtype.porpoise_snn"
+MODELS = [CLINICAL, MODEL, NETWORK]
 NEW = ["P900", "P901"]
 FEATURES = ["slide", "tissue", "tile_embeddings", "region_embeddings", "extremum_vectors_subtype"]
 
@@ -42,6 +45,17 @@ def materialize(*assets: str) -> None:
 def predictions(home: Path) -> pd.DataFrame:
     ref = ArtefactRef("tiny", "predictions_subtype", "cohort", "parquet")
     return ArtefactStore(uri=str(home / "store")).read_table(ref).set_index("patient_id")
+
+
+def of_model(table: pd.DataFrame, model: str = MODEL) -> pd.DataFrame:
+    return table[table["model"] == model]
+
+
+def explained_by() -> int:
+    """Version that explains a patient who has arrived."""
+    found = json.loads(mm("evidence", "tiny", "--patient", NEW[0], "--json"))[0]
+    assert not found["seen_in_training"]
+    return int(found["model"]["version"])
 
 
 def change(path: Path, section: str, **settings: object) -> None:
@@ -68,13 +82,17 @@ def test_new_patients_are_predicted_by_a_champion_that_a_person_can_change(
     folder = tmp_path / "cohorts" / "tiny"
     folder.mkdir(parents=True)
     write_tables(folder, patient_ids(40))
-    path = write_yaml(folder, slides=None, imaging=None, tasks=[TASK])
+    networks = {"models": ["snn"], "epochs": 2}
+    path = write_yaml(folder, slides=None, imaging=None, tasks=[TASK], porpoise=networks)
     monkeypatch.setenv("MM_COHORTS", str(folder.parent))
     mm("materialize", "tiny")
     tracking = Tracking()
     first = tracking.version(MODEL)
-    before = predictions(home)
-    assert before["in_training"].all()
+    everyone = predictions(home)
+    assert everyone.groupby("model").size().to_dict() == dict.fromkeys(MODELS, 40)
+    assert everyone["in_training"].all()
+    assert everyone[["probability_ILC", "threshold"]].notna().all(axis=None)
+    before = of_model(everyone)
     assert (before["refused"] == "").all()
     assert "first version" in tracking.notes(first)[OUTCOME]
     card = tracking.read_file(first.run_id, "model_card.md")
@@ -82,8 +100,17 @@ def test_new_patients_are_predicted_by_a_champion_that_a_person_can_change(
     assert b"# tiny.subtype.heec version 1" in card
 
     arrive(folder)
-    materialize("clinical", "omics", "predictions_subtype")
-    after = predictions(home)
+    shown = mm("predict", "tiny")
+    assert f"{MODEL} version 1: 42 scored, 0 refused, 0 without" in shown
+    assert f"{CLINICAL} version 1: 41 scored, 0 refused, 1 without" in shown
+    assert str(home / "store" / "tiny" / "predictions_subtype" / "cohort.parquet") in shown
+    everyone = predictions(home)
+    clinical = of_model(everyone, CLINICAL).loc[NEW]
+    assert clinical["lacks"].tolist() == ["", "clinical"]
+    assert clinical["probability_ILC"].notna().tolist() == [True, False]
+    assert clinical["omics"].isna().all()
+    assert of_model(everyone, NETWORK).loc[NEW, "probability_ILC"].between(0, 1).all()
+    after = of_model(everyone)
     assert set(after.index) - set(before.index) == set(NEW)
     assert not after.loc[NEW, ["in_training", "has_endpoint"]].any(axis=None)
     assert after.loc[NEW, "probability_ILC"].between(0, 1).all()
@@ -103,17 +130,21 @@ def test_new_patients_are_predicted_by_a_champion_that_a_person_can_change(
     second = tracking.version(MODEL, 2)
     outcome = tracking.notes(second)[OUTCOME]
     assert outcome.startswith("not promoted over version 1: ROC AUC -")
-    assert tracking.version(MODEL).version == 1
+    assert tracking.version(MODEL).version == explained_by() == 1
     report = home / "store" / "tiny" / "evaluation_subtype" / "cohort.html"
     assert "not promoted over version 1" in report.read_text()
 
     assert "no version" in mm("promote", f"{MODEL}:7", "--reason", "x", expect=1)
     assert "say why" in mm("promote", f"{MODEL}:2", "--reason", " ", expect=1)
     mm("promote", f"{MODEL}:2", "--reason", "a trial", "--by", "Ana")
-    assert tracking.version(MODEL).version == 2
+    assert tracking.version(MODEL).version == explained_by() == 2
     assert "promoted by Ana" in tracking.notes(second)[OUTCOME]
     materialize("predictions_subtype")
-    assert set(predictions(home)["version"]) == {2}
+    assert predictions(home).groupby("model")["version"].max().to_dict() == {
+        CLINICAL: 1,
+        MODEL: 2,
+        NETWORK: 1,
+    }
 
 
 @pytest.mark.stress
