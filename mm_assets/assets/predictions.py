@@ -168,7 +168,7 @@ def _rows(asked: _Asked, holdings: dict[str, Holdings], found: "pd.DataFrame") -
     ]
     unread = ~patients.isin([*found.index, *asked.refused])
     trained = champion.trained
-    predicted: dict[str, Any] = {column: found[column].reindex(patients) for column in found}
+    predicted: dict[str, Any] = {str(column): found[column].reindex(patients) for column in found}
     return pd.DataFrame(
         {
             "model": champion.registered.name,
