@@ -80,8 +80,12 @@ def test_a_child_that_opens_nothing_is_no_slides_fault() -> None:
         run_isolated(give_up, ["a", "b"], print, LOG, 1.0)
 
 
+# Tests started in the background ignore the interrupt, and Dagster's handlers then ignore both.
 PARENT = """
 import logging
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
 from mm_assets.assets.isolation import run_isolated
 from mm_assets_tests.assets.faulty import work
 if __name__ == "__main__":
