@@ -4,8 +4,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +14,11 @@ from rich.table import Table
 
 from mm_assets.cli_encoders import encoders
 from mm_assets.cli_evidence import evidence
+from mm_assets.cli_predict import predict
 from mm_assets.cli_promote import promote
 from mm_assets.cli_view import opinions, view
-from mm_assets.cohort.problems import CohortError, Problem, refuse_errors
+from mm_assets.cli_walk import progress_bars, walk
+from mm_assets.cohort.problems import CohortError, Problem
 
 if TYPE_CHECKING:
     from mm_assets.assets.stage import Workspace
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 demo_app = typer.Typer(no_args_is_help=True, help="The synthetic demo cohort.")
 app.add_typer(demo_app, name="demo")
-for command in (encoders, evidence, view, opinions, promote):
+for command in (encoders, evidence, view, opinions, predict, promote):
     app.command()(command)
 FULL_BYTES = 1 << 20
 out, err = Console(), Console(stderr=True)
@@ -152,80 +153,14 @@ def materialize(
     slides: Annotated[list[str] | None, typer.Option(help="Slide ids; all by default.")] = None,
 ) -> None:
     """Bring a cohort's assets up to date, with live progress; exit 1 if anything failed."""
-    failures = _walk(workspace(cohort), select or [], slides)
+    refuse_failures(walk(workspace(cohort), select or [], slides))
+
+
+def refuse_failures(failures: dict[str, str]) -> None:
+    """Print what `walk` could not make, and exit with 1 if there is anything."""
     if failures:
         show([{"what": k, "reason": v} for k, v in failures.items()], False, "failed")
         raise typer.Exit(1)
-
-
-def _walk(
-    space: "Workspace", select: Sequence[str], slides: Sequence[str] | None
-) -> dict[str, str]:
-    import dagster as dg
-
-    from mm_assets.assets.walk import Walk
-    from mm_assets.cohort.check import check_cohort
-    from mm_assets.component import CohortComponent
-    from mm_assets.resources.home import dagster_instance, default_resources
-
-    refuse_errors(check_cohort(space.config))
-    definitions = dg.Definitions.merge(
-        CohortComponent(space.config).definitions(),
-        dg.Definitions(resources=default_resources(), executor=dg.in_process_executor),
-    )
-    failures: dict[str, str] = {}
-    with dagster_instance() as instance, _progress_bars():
-        walk = Walk(space, definitions, instance)
-        for result in walk.run(select, slides):
-            if result.skipped:
-                failures[result.stage] = f"not tried: {result.skipped}"
-            elif result.computed or result.failures:
-                err.print(f"{result.stage}: {result.computed} of {result.total} made")
-            else:
-                err.print(f"{result.stage}: up to date", style="dim")
-            failures |= result.failures
-    return failures
-
-
-@contextmanager
-def _progress_bars() -> Iterator[None]:
-    """Live bars with count, rate and remaining time for everything that reports progress."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from mm_assets.assets.progress import listen
-
-    tasks: dict[str, TaskID] = {}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True) as bars:
-
-        def advance(label: str, done: int, total: int) -> None:
-            if label not in tasks:
-                tasks[label] = bars.add_task(label, total=total, rate="")
-            task = tasks[label]
-            speed = next(t.speed for t in bars.tasks if t.id == task)
-            rate = f"{speed:.2f}/s" if speed else ""
-            bars.update(task, completed=done, total=total, rate=rate, visible=done < total)
-
-        stop = listen(advance)
-        try:
-            yield
-        finally:
-            stop()
 
 
 @app.command()
@@ -302,7 +237,7 @@ def export(
     """Write tile embeddings for other tools; exit 1 if there was nothing to write."""
     from mm_assets.assets.export import export_slides
 
-    with _progress_bars():
+    with progress_bars():
         rows = export_slides(workspace(cohort), kind, folder, slides)
     show(rows, as_json, cohort)
     if not any(row["tiles"] for row in rows):
@@ -357,7 +292,7 @@ def demo_create(
     from mm_assets.assets.progress import Progress
     from mm_assets.synthetic.cohort import create_demo_cohort
 
-    with _progress_bars():
+    with progress_bars():
         progress = Progress("demo slides", 0, logging.getLogger("mm_assets"))
         create_demo_cohort(folder, patients=patients, seed=seed, progress=progress.update)
 
@@ -370,12 +305,10 @@ def demo_run() -> None:
 
     demo_create(mm_home() / "cohorts" / "demo")
     space = workspace("demo")
-    failures = _walk(space, [], None)
+    failures = walk(space)
     for task in space.config.tasks:
         show_results(result_rows(space, task.name), f"demo.{task.name}")
-    if failures:
-        show([{"what": k, "reason": v} for k, v in failures.items()], False, "failed")
-        raise typer.Exit(1)
+    refuse_failures(failures)
     report = space.store.local_path(_report_ref(space))
     out.print(f"Report: {report}", soft_wrap=True)
     out.print(

@@ -40,4 +40,4 @@ def promote(
         "mm.promotion_reason": reason.strip(),
     }
     tracking.promote(found, facts)
-    out.print(f"{name} version {version} is champion. Predictions follow when they are next made.")
+    out.print(f"{name} version {version} is champion. `mm predict` makes what follows from that.")

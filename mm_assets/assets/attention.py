@@ -1,10 +1,11 @@
 """Stages of attention: where on a slide the registered networks of PORPOISE looked."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+from mm_assets.assets.champions import Champion, champion_by_slide
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.evidence import write_evidence
 from mm_assets.assets.omics import CLINICAL, OMICS
@@ -12,7 +13,6 @@ from mm_assets.assets.porpoise import READS, embeddings, porpoise_kinds, porpois
 from mm_assets.assets.slides import manifest_rows, open_local_slide
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
 from mm_assets.assets.tiles import TILES
-from mm_assets.cohort.clinical import make_endpoint
 from mm_assets.cohort.config import CohortConfig, Task
 from mm_assets.resources.store import COHORT, ArtefactRef
 
@@ -27,24 +27,27 @@ def attention_name(kind: "Kind", task: Task) -> str:
     return f"attention_{task.name}" if kind == "amil" else f"attention_{kind}_{task.name}"
 
 
-def attention_stages(config: CohortConfig, task: Task) -> list[SlideStage]:
+def attention_stages(config: CohortConfig, task: Task, evaluation: str) -> list[SlideStage]:
     """`attention_T` and `attention_mmf_T`, where the cohort has the networks."""
-    return [_stage(config, task, kind) for kind in porpoise_kinds(config) if TILES in READS[kind]]
+    kinds = [kind for kind in porpoise_kinds(config) if TILES in READS[kind]]
+    return [_stage(task, kind, evaluation) for kind in kinds]
 
 
-def _stage(config: CohortConfig, task: Task, kind: "Kind") -> SlideStage:
+def _stage(task: Task, kind: "Kind", evaluation: str) -> SlideStage:
     name = attention_name(kind, task)
     return SlideStage(
         outputs=(name,),
         upstream=("slide", porpoise_name(kind, task), CLINICAL, *READS[kind]),
         group="reports",
-        code_version="1",
-        description=f"Tiles of the slide that the final network {porpoise_name(kind, task)} "
+        after=(evaluation,),
+        code_version="2",
+        description=f"Tiles of the slide that the champion of {porpoise_name(kind, task)} "
         "attends to: JSON for a viewer, GeoJSON for QuPath, heat map and crops. Patients with an "
         "endpoint were seen by that network in training.",
         kinds=frozenset({"pytorch", "geojson"}),
         compute=Compute(cpu=1, memory_gib=6, chunk=210),
         patient_upstream=(TILES,),
+        sources=partial(champion_by_slide, task=task, asset=porpoise_name(kind, task)),
         isolated=True,
         worker=partial(_attention_worker, task=task, kind=kind),
     )
@@ -68,23 +71,24 @@ def _explainer(
     workspace: Workspace, task: Task, kind: "Kind"
 ) -> "Callable[[str], EvidenceDocument]":
     """From a patient to the evidence over all finished slides; the model is loaded once."""
-    evidence = network_evidence(workspace, task, porpoise_name(kind, task), OMICS in READS[kind])
+    evidence = network_evidence(workspace, task, porpoise_name(kind, task), READS[kind])
     return lambda patient: evidence(stored_bags(workspace, TILES, patient), patient)
 
 
 def network_evidence(
-    workspace: Workspace, task: Task, asset: str, omics: bool = False
+    workspace: Workspace, task: Task, asset: str, reads: Sequence[str]
 ) -> "Callable[..., EvidenceDocument]":
-    """`attention_evidence` with everything but the bags, of one slide network of the cohort.
+    """`attention_evidence` with everything but the bags, of the champion of a slide network.
 
     Parameters
     ----------
-    omics
-        Whether the network reads the omics table too.
+    reads
+        Per-slide asset of the bags and, where the network reads it, the omics table.
 
     Returns
     -------
-    From bags, patient and the keywords `most` and `level` to the evidence.
+    From bags, patient and the keywords `most` and `level` to the evidence; it raises `SlideError`
+    where the champion cannot read the bags.
 
     Raises
     ------
@@ -94,30 +98,30 @@ def network_evidence(
     from mm_assets.explain.attention import attention_evidence
     from mm_assets.explain.document import Model
 
-    config = workspace.config
-    receipt = workspace.receipts.read(config.cohort, asset, COHORT)
-    if receipt is None or receipt.state != "done":
-        raise ValueError(f"{asset} has not been made: run `mm materialize {config.cohort}`")
-    facts = receipt.metadata
-    registered = Model(name=str(facts["registered_model"]), version=int(str(facts["version"])))
-    model = workspace.tracking.predictor(registered.name, registered.version)
-    tables = {
-        name: workspace.store.read_table(ArtefactRef(config.cohort, name, COHORT, "parquet"))
-        for name in (CLINICAL, *((OMICS,) if omics else ()))
-    }
-    trained = set(make_endpoint(tables[CLINICAL], task).table.index)
+    cohort = workspace.config.cohort
+    champion = Champion(workspace, task, asset, reads)
+    registered = Model(name=champion.registered.name, version=champion.registered.version)
+    model = champion.load()
+    omics = None
+    if OMICS in reads:
+        omics = workspace.store.read_table(ArtefactRef(cohort, OMICS, COHORT, "parquet"))
+    slides = next(name for name in reads if name != OMICS)
 
     def explain(bags: "dict[str, Bag]", patient: str, **choice: Any) -> "EvidenceDocument":
+        measured = omics is not None and patient in omics.index
+        champion.refuse(
+            patient, [*((slides, slide) for slide in bags), *([(OMICS, COHORT)] * measured)]
+        )
         return attention_evidence(
             model,
             bags,
-            tables.get(OMICS),
+            omics,
             patient,
-            cohort=config.cohort,
+            cohort=cohort,
             task=task.name,
             registered=registered,
-            weights=str(facts["weights"]),
-            seen_in_training=patient in trained,
+            weights=champion.weights,
+            seen_in_training=champion.has_seen(patient),
             **choice,
         )
 

@@ -48,9 +48,10 @@ def omics_checks(
     )
 
 
-def all_scored(refused: "pd.Series") -> Check:
-    """The model could read what there is of every patient; `refused` is patient -> why not."""
-    lines = [f"- {patient}: {reason}" for patient, reason in refused.items()]
+def all_scored(predictions: "pd.DataFrame") -> Check:
+    """Every model could read what there is of every patient; columns patient_id, model, refused."""
+    refused = predictions[predictions["refused"] != ""]
+    lines = [f"- {row.model}, {row.patient_id}: {row.refused}" for row in refused.itertuples()]
     if len(lines) > SHOWN:
         lines[SHOWN:] = [f"- and {len(lines) - SHOWN} more, in the table"]
     return Check("all_scored", passed=refused.empty, note="\n".join(lines))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from mm_assets.assets.champions import champion_by_slide
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.extremum import extremum_name
 from mm_assets.assets.models import heec_name
@@ -28,20 +29,22 @@ def evidence_name(task: Task) -> str:
     return f"evidence_{task.name}"
 
 
-def evidence_stage(config: CohortConfig, task: Task) -> SlideStage:
-    """`evidence_T`."""
+def evidence_stage(config: CohortConfig, task: Task, evaluation: str) -> SlideStage:
+    """`evidence_T`; follows the evaluation, which settles who is champion."""
     tables = (CLINICAL, *((OMICS,) if config.omics else ()))
     return SlideStage(
         outputs=(evidence_name(task),),
         upstream=("slide", extremum_name(task), heec_name(task), *tables),
         group="reports",
-        code_version="1",
-        description="What the final model's prediction of the slide's patient rests on: JSON for "
+        after=(evaluation,),
+        code_version="2",
+        description="What the champion's prediction of the slide's patient rests on: JSON for "
         "a viewer, GeoJSON for QuPath, heat map and crops. Patients with an endpoint were seen "
         "by that model in training.",
         kinds=frozenset({"lightgbm", "geojson"}),
         compute=Compute(cpu=1, memory_gib=6, chunk=200),
         patient_upstream=(extremum_name(task),),
+        sources=partial(champion_by_slide, task=task, asset=heec_name(task)),
         isolated=True,
         worker=partial(_evidence_worker, task=task),
     )

@@ -1,16 +1,19 @@
-"""Explains patients with the registered HEEC model of a task.
+"""Explains patients with the champion of HEEC, whose predictions are those of `predictions_T`.
 
-The model is the version that `heec_T` registered: fitted to all patients with an endpoint, so for
-those patients it explains what it learnt, not a forecast; documents say so (`seen_in_training`).
+It was fitted to all patients who then had an endpoint, so for those it explains what it learnt,
+not a forecast; documents say so (`seen_in_training`).
 """
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from mm_assets.assets.champions import Champion
 from mm_assets.assets.extremum import extremum_name
 from mm_assets.assets.models import heec_name
 from mm_assets.assets.omics import CLINICAL, OMICS
+from mm_assets.assets.scoring import scorers
 from mm_assets.assets.stage import Workspace
-from mm_assets.cohort.clinical import covariate_columns, make_endpoint
+from mm_assets.cohort.clinical import covariate_columns
 from mm_assets.cohort.config import Task
 from mm_assets.resources.store import COHORT, ArtefactRef
 
@@ -29,24 +32,17 @@ class PatientExplainer:
     Raises
     ------
     ValueError
-        When the model has not been made.
+        When no version of the model is registered.
     """
 
     def __init__(self, workspace: Workspace, task: Task) -> None:
-        config = workspace.config
-        receipt = workspace.receipts.read(config.cohort, heec_name(task), COHORT)
-        if receipt is None or receipt.state != "done":
-            raise ValueError(
-                f"{heec_name(task)} has not been made: run `mm materialize {config.cohort}`"
-            )
-        self._workspace, self._task, self._receipt = workspace, task, receipt
-        name, version = (receipt.metadata[key] for key in ("registered_model", "version"))
-        self._name, self._version = str(name), int(str(version))
-        self._model: HeecModel = workspace.tracking.predictor(self._name, self._version)
+        self._workspace, self._task = workspace, task
+        reads = scorers(workspace.config, task)[heec_name(task)].reads
+        self._champion = Champion(workspace, task, heec_name(task), reads)
+        self._model: HeecModel = self._champion.load()
         self._clinical = self._table(CLINICAL)
-        self._omics = self._table(OMICS) if config.omics else None
+        self._omics = self._table(OMICS) if workspace.config.omics else None
         self._slides = _manifest(workspace)
-        self._trained = set(make_endpoint(self._clinical, task).table.index)
 
     def explain(self, patient: str) -> "EvidenceDocument":
         """The patient's evidence over all slides, without crops and slide.
@@ -55,6 +51,8 @@ class PatientExplainer:
         ------
         ValueError
             When the cohort has no such patient.
+        SlideError
+            When the champion cannot read what there is of the patient.
         """
         from mm_assets.explain.backtrack import rank_features, rank_instances
         from mm_assets.explain.contributions import explain_heec, feature_values
@@ -64,9 +62,11 @@ class PatientExplainer:
         by_slide, manifest = self._slides_of(patient)
         if patient not in self._clinical.index and not by_slide:
             raise ValueError(f"cohort {self._workspace.config.cohort} has no patient {patient!r}")
+        self._champion.refuse(patient, self._artefacts(patient, by_slide))
         frame = self._frame(patient, patient_matrix(by_slide, manifest) if by_slide else None)
         found = explain_heec(self._model, frame)
         covariates = self._model.covariates
+        registered = self._champion.registered
         items = rank_features(
             found.table.iloc[0],
             feature_values(self._model, frame).iloc[0],
@@ -78,9 +78,9 @@ class PatientExplainer:
             task=self._task.name,
             patient_id=patient,
             method="heec",
-            model=Model(name=self._name, version=self._version),
-            weights=str(self._receipt.metadata.get("weights", "")),
-            seen_in_training=patient in self._trained,
+            model=Model(name=registered.name, version=registered.version),
+            weights=self._champion.weights,
+            seen_in_training=self._champion.has_seen(patient),
             towards=str(found.towards.iloc[0]),
             meaning=found.meaning,
             prediction=self._model.predict(frame).iloc[0].astype(float).to_dict(),
@@ -90,6 +90,13 @@ class PatientExplainer:
             items=tuple(items[:SHOWN_ITEMS]),
             instances=tuple(rank_instances(items)),
         )
+
+    def _artefacts(self, patient: str, slides: Iterable[str]) -> Iterator[tuple[str, str]]:
+        for asset, table in ((CLINICAL, self._clinical), (OMICS, self._omics)):
+            if table is not None and patient in table.index:
+                yield asset, COHORT
+        for slide in slides:
+            yield extremum_name(self._task), slide
 
     def _frame(self, patient: str, imaging: "pd.DataFrame | None") -> "pd.DataFrame":
         """The patient's features; those of a modality that the patient lacks are missing."""

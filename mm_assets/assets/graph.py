@@ -8,12 +8,12 @@ from mm_assets.assets.extremum import extremum_stage
 from mm_assets.assets.hipt import hipt_stage, region_stage
 from mm_assets.assets.hipt_attention import hipt_attention_stage
 from mm_assets.assets.learning_curve import learning_curve_stages
-from mm_assets.assets.models import heec_name, model_stages
+from mm_assets.assets.models import model_stages
 from mm_assets.assets.nuclei import nucleus_stage
 from mm_assets.assets.nucleus_gnn import nucleus_gnn_stage
-from mm_assets.assets.omics import table_stages, task_table_stages
+from mm_assets.assets.omics import CLINICAL, OMICS, table_stages, task_table_stages
 from mm_assets.assets.porpoise import porpoise_stages
-from mm_assets.assets.predictions import predictions_stage
+from mm_assets.assets.predictions import predictions_name, predictions_stage
 from mm_assets.assets.reports import cohort_report_stage, evaluation_stage
 from mm_assets.assets.selection import tile_scorer_stage
 from mm_assets.assets.slides import slide_stage, tissue_stage
@@ -48,17 +48,29 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
             task_models.append(hipt_stage(config, task))
         stages += task_models
         models[task.name] = [stage.name for stage in task_models]
-        if config.slides:
-            stages.append(evidence_stage(config, task))
-            stages += attention_stages(config, task)
-            if config.hipt is not None:
-                stages.append(hipt_attention_stage(config, task))
         stages += learning_curve_stages(config, task)
-        stages.append(evaluation_stage(config, task, models[task.name]))
-        if heec_name(task) in models[task.name]:
-            stages.append(predictions_stage(config, task, stages[-1].name))
+        evaluation = evaluation_stage(config, task, models[task.name])
+        stages.append(evaluation)
+        if task_models:
+            stages.append(predictions_stage(config, task, evaluation.name))
+        if config.slides:
+            stages.append(evidence_stage(config, task, evaluation.name))
+            stages += attention_stages(config, task, evaluation.name)
+            if config.hipt is not None:
+                stages.append(hipt_attention_stage(config, task, evaluation.name))
     stages.append(cohort_report_stage(config, models))
     return stages
+
+
+def inference_assets(config: CohortConfig) -> list[str]:
+    """Assets between new patients and their predictions and evidence; none of them is trained."""
+    tables = {CLINICAL, OMICS, *map(predictions_name, config.tasks)}
+    return [
+        asset
+        for stage in cohort_stages(config)
+        if isinstance(stage, SlideStage) or stage.name in tables
+        for asset in stage.outputs
+    ]
 
 
 def refresh_phases(stages: Sequence[Stage]) -> list[list[Stage]]:
@@ -85,7 +97,7 @@ def _depth(stage: Stage, stages: Sequence[Stage]) -> int:
     """How often slide and cohort stages alternate on the longest way to `stage`."""
     makers = {asset: maker for maker in stages for asset in maker.outputs}
     level = 0
-    for asset in stage.upstream:
+    for asset in (*stage.upstream, *stage.after):
         maker = makers[asset]
         if maker.on_refresh:
             alternates = isinstance(maker, SlideStage) or isinstance(stage, SlideStage)

@@ -7,6 +7,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from mm_assets.assets.attention import network_evidence, stored_bag, stored_bags
+from mm_assets.assets.champions import champion_by_slide
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.evidence import write_evidence
 from mm_assets.assets.hipt import Levels, hipt_name, load_levels
@@ -30,15 +31,16 @@ def hipt_attention_name(task: Task) -> str:
     return f"hipt_attention_{task.name}"
 
 
-def hipt_attention_stage(config: CohortConfig, task: Task) -> SlideStage:
-    """`hipt_attention_T`."""
+def hipt_attention_stage(config: CohortConfig, task: Task, evaluation: str) -> SlideStage:
+    """`hipt_attention_T`; follows the evaluation, which settles who is champion."""
     assert config.hipt is not None
     return SlideStage(
         outputs=(hipt_attention_name(task),),
         upstream=("slide", HIPT_TILES, HIPT, hipt_name(task), CLINICAL),
         group="reports",
-        code_version="1",
-        description="What the final HIPT attends to: regions, tiles of the slide's strongest "
+        after=(evaluation,),
+        code_version="2",
+        description="What the champion of HIPT attends to: regions, tiles of the slide's strongest "
         "regions and 16 px of its strongest tiles, each with its share of the patient's "
         "attention: JSON for a viewer, GeoJSON for QuPath, heat map and crops. Patients with an "
         "endpoint were seen by that network in training.",
@@ -46,6 +48,7 @@ def hipt_attention_stage(config: CohortConfig, task: Task) -> SlideStage:
         compute=Compute(gpu=1, cpu=2, memory_gib=8, chunk=180),
         parameters=config.hipt.model_dump(include={"tile_weights", "region_weights"}),
         patient_upstream=(HIPT,),
+        sources=partial(champion_by_slide, task=task, asset=hipt_name(task)),
         isolated=True,
         worker=partial(_worker, task=task),
     )
@@ -55,7 +58,7 @@ def hipt_attention_stage(config: CohortConfig, task: Task) -> SlideStage:
 def _worker(workspace: Workspace, task: Task) -> Iterator[SlideWorker]:
     rows, name = manifest_rows(workspace.config), hipt_attention_name(task)
     load = cache(partial(load_levels, workspace))
-    evidence = cache(partial(network_evidence, workspace, task, hipt_name(task)))
+    evidence = cache(partial(network_evidence, workspace, task, hipt_name(task), (HIPT,)))
 
     def work(job: Job) -> Mapping[str, Produced]:
         row = rows[job.name]

@@ -97,7 +97,8 @@ def _train_clinical(job: Job, task: Task) -> Produced:
         progress.update,
     )
     final = ClinicalModel.fit(covariates.loc[endpoint.table.index], endpoint, horizons(task))
-    return register_model(job, task, name, final, predictions, covariates)
+    trained = endpoint.table.index.tolist()
+    return register_model(job, task, name, final, predictions, covariates, trained)
 
 
 def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
@@ -161,8 +162,9 @@ def _train_heec(job: Job, task: Task) -> Produced:
     )
     final = fit_final(blocks, endpoint, horizons(task), parameters, filtered, sites)
     trials = pd.concat([*tried, label_trials(final, "heec")], ignore_index=True)
-    frame = blocks.frame(endpoint.table.index.tolist())
-    return register_model(job, task, name, final, predictions, frame, trials=trials)
+    trained = endpoint.table.index.tolist()
+    frame = blocks.frame(trained)
+    return register_model(job, task, name, final, predictions, frame, trained, trials)
 
 
 def _parameters(
@@ -247,6 +249,7 @@ def register_model(
     final: "Predictor",
     predictions: "pd.DataFrame",
     frame: "pd.DataFrame",
+    trained: Sequence[str],
     trials: "pd.DataFrame | None" = None,
     live: str | None = None,
 ) -> Produced:
@@ -254,13 +257,17 @@ def register_model(
 
     Parameters
     ----------
-    trials, live
-        What tuning tried, and the run opened for the training, as in `ModelRun`.
+    frame
+        Rows that `final` reads, some of which become its example.
+    trained, trials, live
+        Patients that `final` was fitted to, what tuning tried, and the run opened for the
+        training, as in `ModelRun`.
     """
     digest = job.workspace.store.write_table(
         job.ref(name, "parquet"), predictions, job.provenance[name]
     )
-    model = _log_model(job, task, name, final, frame, trials, live)
+    example = frame[list(final.feature_names)].head(EXAMPLE_ROWS)
+    model = _log_model(job, task, name, final, example, trained, trials, live)
     metadata: dict[str, Any] = {
         "models": ", ".join(predictions["model"].unique()),
         "patients": int(predictions["patient_id"].nunique()),
@@ -287,7 +294,8 @@ def _log_model(
     task: Task,
     name: str,
     final: "Predictor",
-    frame: "pd.DataFrame",
+    example: "pd.DataFrame",
+    trained: Sequence[str],
     trials: "pd.DataFrame | None",
     live: str | None,
 ) -> "RegisteredModel":
@@ -300,7 +308,8 @@ def _log_model(
         ModelRun(
             **vars(run_facts(job, task, name)),
             predictor=final,
-            input_example=frame[list(final.feature_names)].head(EXAMPLE_ROWS),
+            input_example=example,
+            trained=trained,
             lineage=to_json(lineage),
             trials=trials,
             live=live,

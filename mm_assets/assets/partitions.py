@@ -75,7 +75,7 @@ class SlideRun:
         self.receipts = workspace.receipts
         self.cohort = workspace.config.cohort
         self.upstream = {a: self.receipts.read_all(self.cohort, a) for a in stage.upstream}
-        self.sources = stage.sources(workspace.config) if stage.sources else {}
+        self.sources = stage.sources(workspace) if stage.sources else {}
         self.siblings = patient_slides(workspace.config) if stage.patient_upstream else {}
         self._stack = ExitStack()
         self._worker: SlideWorker | None = None

@@ -118,9 +118,9 @@ def train_network(
         predictions = study.out_of_fold(splits).assign(model=name.removesuffix(f"_{task.name}"))
         final = replace(study, horizons=horizons(task)).final()
         epochs.flush()
-        patients = cohort.readable(kind, endpoint.table.index.tolist())[:EXAMPLE_ROWS]
-        example = registry_frame(cohort, final, patients, EXAMPLE_TILES)
-        produced = register_model(job, task, name, final, predictions, example, live=run)
+        trained = cohort.readable(kind, endpoint.table.index.tolist())
+        example = registry_frame(cohort, final, trained[:EXAMPLE_ROWS], EXAMPLE_TILES)
+        produced = register_model(job, task, name, final, predictions, example, trained, live=run)
     shutil.rmtree(folder)
     return produced
 

@@ -1,22 +1,23 @@
-"""Stage of predictions: the champion's, for every patient of the cohort.
+"""Stage of predictions: those of every champion of a task, for every patient of the cohort.
 
-Nothing is trained here, and nothing of the training's state is used: the model comes from the
+Nothing is trained here, and nothing of the training's state is used: the models come from the
 registry, the features from the artefacts as they are now.
 """
 
-import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from mm_assets.assets.champions import TABLES, Champion, champion_version
 from mm_assets.assets.checks import all_scored
 from mm_assets.assets.compute import Compute
-from mm_assets.assets.extremum import extremum_name
-from mm_assets.assets.models import feature_blocks, heec_name
-from mm_assets.assets.omics import CLINICAL, OMICS, read_table
-from mm_assets.assets.promotion import OUT_OF_FOLD
+from mm_assets.assets.omics import CLINICAL, read_table
+from mm_assets.assets.scoring import scorers
 from mm_assets.assets.slides import manifest_rows
-from mm_assets.assets.stage import CohortStage, Job, Produced, Workspace
+from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.cohort.clinical import make_endpoint
 from mm_assets.cohort.config import CohortConfig, Task
 from mm_assets.resources.digest import bytes_digest, canonical_json
@@ -26,7 +27,8 @@ from mm_assets.resources.store import COHORT
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mm_assets.resources.tracking import RegisteredModel
+# What there is of the patients in an asset: patient -> slide id or ``cohort`` -> receipt.
+Holdings = dict[str, dict[str, Receipt]]
 
 
 def predictions_name(task: Task) -> str:
@@ -36,33 +38,41 @@ def predictions_name(task: Task) -> str:
 
 def predictions_stage(config: CohortConfig, task: Task, evaluation: str) -> CohortStage:
     """`predictions_T`; follows the evaluation, which settles who is champion."""
-    tables = (CLINICAL, *((OMICS,) if config.omics else ()))
-    slides = (extremum_name(task),) if config.slides else ()
+    models = scorers(config, task)
+    read = dict.fromkeys(asset for scorer in models.values() for asset in scorer.reads)
     return CohortStage(
         outputs=(predictions_name(task),),
-        upstream=(*tables, *slides, evaluation),
+        upstream=(*dict.fromkeys((CLINICAL, *read)), evaluation),
         group="reports",
-        code_version="1",
-        description="What the champion of HEEC predicts for every patient, also those without an "
-        "endpoint. Patients whose artefacts were made otherwise than the model's are refused.",
-        kinds=frozenset({"lightgbm", "mlflow"}),
+        code_version="2",
+        description="What the champion of every model predicts for every patient, also those "
+        "without an endpoint. Patients whose artefacts were made otherwise than the model's are "
+        "refused.",
+        kinds=frozenset({"mlflow"}),
         compute=Compute(cpu=1, memory_gib=8),
-        sources=lambda workspace: {"champion": _champion_version(workspace, task)},
+        sources=lambda workspace: {
+            asset: champion_version(workspace, task, asset) for asset in models
+        },
         run=lambda job: _predict(job, task),
         checks=("all_scored",),
     )
 
 
-def _champion(workspace: Workspace, task: Task) -> "RegisteredModel":
-    cohort, model = workspace.config.cohort, heec_name(task).removesuffix(f"_{task.name}")
-    return workspace.tracking.version(f"{cohort}.{task.name}.{model}")
+@dataclass(frozen=True)
+class _Asked:
+    """A champion and what it is asked for.
 
+    Attributes
+    ----------
+    refused
+        Patient -> why its artefacts cannot be read.
+    patients
+        Those who are not refused and of whom there is anything that it reads.
+    """
 
-def _champion_version(workspace: Workspace, task: Task) -> str:
-    try:
-        return str(_champion(workspace, task).version)
-    except LookupError:
-        return "none yet"
+    champion: Champion
+    refused: dict[str, str]
+    patients: list[str]
 
 
 def _predict(job: Job, task: Task) -> Produced:
@@ -70,123 +80,139 @@ def _predict(job: Job, task: Task) -> Produced:
 
     from mm_assets.resources.inference import predict_apart
 
-    champion = _champion(job.workspace, task)
-    patients = _patients(job, task)
-    refused = _refused(job, task, champion, patients)
-    clinical = read_table(job, CLINICAL)
-    blocks = feature_blocks(job, task, clinical)
-    frame = blocks.frame(patients.index.difference(refused.index).tolist())
-    if frame.empty:
-        found = pd.DataFrame()
-    else:
-        found = predict_apart(job.workspace.tracking, champion, frame)
-    trained = _trained(job, champion)
-    table = pd.DataFrame(
-        {
-            "model": champion.name,
-            "version": champion.version,
-            "in_training": None if trained is None else patients.index.isin(trained),
-            "has_endpoint": patients.index.isin(make_endpoint(clinical, task).table.index),
-            **{column: patients[column] for column in patients},
-            **{column: found[column].reindex(patients.index) for column in found},
-            "refused": refused.reindex(patients.index).fillna(""),
-        },
-        index=patients.index,
-    ).reset_index()
+    models = scorers(job.workspace.config, task)
+    champions = {
+        asset: champion
+        for asset, scorer in models.items()
+        if (champion := _champion(job, task, asset, scorer.reads))
+    }
+    if not champions:
+        raise dg.Failure(
+            f"no model of {task.name} is registered: run `mm materialize "
+            f"{job.workspace.config.cohort}`",
+            allow_retries=False,
+        )
+    holdings = {asset: _holdings(job, asset) for each in champions.values() for asset in each.reads}
+    asked = {asset: _asked(champion, holdings) for asset, champion in champions.items()}
+    wanted = {
+        asset: (each.champion.registered, partial(models[asset].score, job, each.patients))
+        for asset, each in asked.items()
+        if each.patients
+    }
+    scored = predict_apart(job.workspace.tracking, list(wanted.values()))
+    found = dict(zip(wanted, scored, strict=True))
+    endpoint = make_endpoint(read_table(job, CLINICAL), task)
+    parts = [
+        _rows(each, holdings, found.get(asset, pd.DataFrame())) for asset, each in asked.items()
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    table.insert(4, "has_endpoint", table["patient_id"].isin(endpoint.table.index))
     name = predictions_name(task)
     digest = job.workspace.store.write_table(job.ref(name, "parquet"), table, job.provenance[name])
-    return Produced({"parquet": digest}, _shown(table, champion), (all_scored(refused),))
+    return Produced({"parquet": digest}, _shown(table, asked), (all_scored(table),))
 
 
-def _shown(table: "pd.DataFrame", champion: "RegisteredModel") -> dict[str, Any]:
-    return {
-        "registered_model": champion.name,
-        "version": champion.version,
-        "mlflow": dg.MetadataValue.url(champion.url),
-        "patients": len(table),
-        "in training": int(table["in_training"].fillna(False).sum()),
-        "refused": int((table["refused"] != "").sum()),
-    }
+def _champion(job: Job, task: Task, asset: str, reads: Sequence[str]) -> Champion | None:
+    try:
+        return Champion(job.workspace, task, asset, reads)
+    except ValueError as error:
+        job.workspace.log.warning(f"{error}; it is left out")
+        return None
 
 
-def _patients(job: Job, task: Task) -> "pd.DataFrame":
-    """Every patient of whom anything is known, and the data versions of what is.
-
-    Returns
-    -------
-    Indexed by patient_id, sorted. Columns slides (how many are encoded), then the data version of
-    each table that holds the patient and one over the extremum vectors, None without.
-    """
-    import pandas as pd
-
-    versions = {
-        asset: pd.Series(job.upstream[asset][COHORT].digest, read_table(job, asset).index)
-        for asset in (CLINICAL, OMICS)
-        if asset in job.upstream
-    }
-    by_patient = _slides(job, task)
-    digests = {
-        patient: bytes_digest(canonical_json({s: r.digest for s, r in sorted(slides.items())}))
-        for patient, slides in by_patient.items()
-    }
-    versions[extremum_name(task)] = pd.Series(digests, dtype=object)
-    counts = pd.Series({patient: len(slides) for patient, slides in by_patient.items()}, dtype=int)
-    table = pd.DataFrame(versions).astype(object).sort_index().rename_axis("patient_id")
-    table = table.where(table.notna(), None)
-    table.insert(0, "slides", counts.reindex(table.index).fillna(0).astype(int))
-    return table
-
-
-def _slides(job: Job, task: Task) -> dict[str, dict[str, Receipt]]:
-    """Patient -> encoded slides."""
-    found: dict[str, dict[str, Receipt]] = {}
-    if job.workspace.config.slides:
-        rows = manifest_rows(job.workspace.config)
-        for slide, receipt in job.upstream[extremum_name(task)].items():
-            if slide in rows:  # else it was taken out of the manifest since
-                found.setdefault(rows[slide].patient_id, {})[slide] = receipt
+def _holdings(job: Job, asset: str) -> Holdings:
+    """What an upstream asset holds of each patient."""
+    receipts = job.upstream[asset]
+    if asset in TABLES:
+        return {patient: dict(receipts) for patient in read_table(job, asset).index}
+    rows = manifest_rows(job.workspace.config)
+    found: Holdings = {}
+    for slide, receipt in sorted(receipts.items()):
+        if slide in rows:  # else it was taken out of the manifest since
+            found.setdefault(rows[slide].patient_id, {})[slide] = receipt
     return found
 
 
-def _refused(
-    job: Job, task: Task, champion: "RegisteredModel", patients: "pd.DataFrame"
-) -> "pd.Series":
-    """Patient -> why the model cannot read what is known of the patient."""
-    import pandas as pd
-
-    from mm_assets.resources.lineage import from_json, lineage_of_provenance
-    from mm_assets.resources.recipe import Recipe
-
-    workspace = job.workspace
-    recipe = Recipe(from_json(workspace.tracking.lineage(champion)))
-    provenance = job.provenance[predictions_name(task)]
-    tree = lineage_of_provenance(workspace.store, workspace.config.cohort, provenance)
-    objections = {
-        (node.asset, node.name): recipe.objection(node, table=node.asset in (CLINICAL, OMICS))
-        for node in tree.inputs
-        if recipe.reads(node.asset)
+def _asked(champion: Champion, holdings: dict[str, Holdings]) -> _Asked:
+    known = sorted({patient for asset in champion.reads for patient in holdings[asset]})
+    reasons = {
+        patient: champion.refusal(
+            (asset, name) for asset in champion.reads for name in holdings[asset].get(patient, ())
+        )
+        for patient in known
     }
-    slides = _slides(job, task)
-    reasons: dict[str, str] = {}
-    for patient in patients.index:
-        read = [(asset, COHORT) for asset in (CLINICAL, OMICS) if _has(patients, patient, asset)]
-        read += [(extremum_name(task), slide) for slide in slides.get(patient, ())]
-        found = [objections[key] for key in read if objections.get(key)]
-        if found:
-            reasons[patient] = found[0]
-    return pd.Series(reasons, dtype=object)
+    refused = {patient: reason for patient, reason in reasons.items() if reason}
+    return _Asked(champion, refused, [patient for patient in known if patient not in refused])
 
 
-def _has(patients: "pd.DataFrame", patient: str, asset: str) -> bool:
-    return asset in patients and isinstance(patients.loc[patient, asset], str)
+def _rows(asked: _Asked, holdings: dict[str, Holdings], found: "pd.DataFrame") -> "pd.DataFrame":
+    """One row a patient of the cohort, whatever the model makes of it.
 
-
-def _trained(job: Job, champion: "RegisteredModel") -> "set[str] | None":
-    """Patients that the final model was fitted to: those who have out-of-fold predictions.
-
-    None of a model that was never evaluated.
+    Returns
+    -------
+    Columns patient_id, model, version, in_training (None: not known), slides (how many it reads),
+    a data version an asset (None where it does not read the asset or that holds nothing), the
+    predictions, refused (why) and lacks (what it would read, where nothing of it is there).
     """
     import pandas as pd
 
-    file = job.workspace.tracking.read_file(champion.run_id, OUT_OF_FOLD)
-    return None if file is None else set(pd.read_parquet(io.BytesIO(file))["patient_id"])
+    champion = asked.champion
+    patients = pd.Index(sorted(set().union(*holdings.values())), name="patient_id")
+    held = {
+        asset: {patient: each for patient, each in of.items() if asset in champion.reads}
+        for asset, of in holdings.items()
+    }
+    slides = [
+        sum(len(held[asset].get(patient, ())) for asset in held if asset not in TABLES)
+        for patient in patients
+    ]
+    unread = ~patients.isin([*found.index, *asked.refused])
+    trained = champion.trained
+    predicted: dict[str, Any] = {str(column): found[column].reindex(patients) for column in found}
+    return pd.DataFrame(
+        {
+            "model": champion.registered.name,
+            "version": champion.registered.version,
+            "in_training": None if trained is None else patients.isin(list(trained)),
+            "slides": slides,
+            **{
+                asset: [_version(asset, of.get(patient)) for patient in patients]
+                for asset, of in held.items()
+            },
+            **predicted,
+            "refused": [asked.refused.get(patient, "") for patient in patients],
+            "lacks": [" or ".join(champion.reads) if each else "" for each in unread],
+        },
+        index=patients,
+    ).reset_index()
+
+
+def _version(asset: str, held: dict[str, Receipt] | None) -> str | None:
+    """Data version of a table, or one over the slides of a patient."""
+    if not held:
+        return None
+    if asset in TABLES:
+        return held[COHORT].digest
+    return bytes_digest(canonical_json({slide: each.digest for slide, each in held.items()}))
+
+
+def _shown(table: "pd.DataFrame", asked: dict[str, _Asked]) -> dict[str, Any]:
+    """Metadata: what became of the patients, a line a model."""
+    models = [each.champion.registered for each in asked.values()]
+    return {
+        "patients": int(table["patient_id"].nunique()),
+        **{model.name: _counts(table[table["model"] == model.name]) for model in models},
+        "mlflow": dg.MetadataValue.md(
+            "\n".join(f"- [{m.name} version {m.version}]({m.url})" for m in models)
+        ),
+    }
+
+
+def _counts(rows: "pd.DataFrame") -> str:
+    refused, lacking = int((rows["refused"] != "").sum()), int((rows["lacks"] != "").sum())
+    trained = rows["in_training"]
+    seen = "unknown" if trained.isna().any() else int(trained.sum())
+    return (
+        f"version {rows['version'].iloc[0]}: {len(rows) - refused - lacking} scored, "
+        f"{refused} refused, {lacking} without anything it reads, {seen} in training"
+    )

@@ -71,6 +71,10 @@ def slide_sources(config: CohortConfig) -> dict[str, dict[str, str]]:
     }
 
 
+def _file_stamps(workspace: Workspace) -> dict[str, dict[str, str]]:
+    return slide_sources(workspace.config)
+
+
 def slide_stage(config: CohortConfig) -> SlideStage:
     """`slide`: the file is opened, checked and digested; de-identified facts are kept."""
     assert config.slides is not None
@@ -85,7 +89,7 @@ def slide_stage(config: CohortConfig) -> SlideStage:
         compute=Compute(cpu=1, memory_gib=2, chunk=500),
         # Slides of cohorts that keep the default stay valid.
         parameters=config.slides.model_dump(include={"deidentify"}, exclude_defaults=True),
-        sources=slide_sources,
+        sources=_file_stamps,
         slides_at_once=2,
         on_refresh=False,
         isolated=True,

@@ -138,6 +138,9 @@ class Stage:
         Whatever of the configuration changes the output.
     sources
         Name -> digest, stamp or version of what the stage reads outside the store: files, models.
+    after
+        Assets that settle what is read without being read, such as which version of a model is
+        champion: where both are made, they are made before.
     on_refresh
         Whether the stage waits for the cohort's refresh (labels or whole-cohort inputs).
     """
@@ -150,6 +153,7 @@ class Stage:
     kinds: frozenset[str] = frozenset()
     compute: Compute = field(default_factory=Compute)
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
     on_refresh: bool = True
 
     @property
@@ -169,6 +173,8 @@ class SlideStage(Stage):
         does one slide, or its two steps.
     patient_upstream
         Those of `upstream` that are read for all slides of the slide's patient, as far as made.
+    sources
+        As of `Stage`, by slide. Importable by name where the stage is isolated.
     own_parameters
         Asset -> whatever of the configuration changes this asset alone.
     isolated
@@ -177,7 +183,7 @@ class SlideStage(Stage):
     """
 
     worker: Callable[[Workspace], AbstractContextManager[SlideWorker]]
-    sources: Callable[[CohortConfig], Mapping[str, Mapping[str, str]]] | None = None
+    sources: Callable[[Workspace], Mapping[str, Mapping[str, str]]] | None = None
     slides_at_once: int = 1
     patient_upstream: tuple[str, ...] = ()
     own_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -204,7 +210,7 @@ def asset_spec(
     """Dagster's specification of one of a stage's assets."""
     return dg.AssetSpec(
         asset_key(cohort, asset),
-        deps=[asset_key(cohort, upstream) for upstream in stage.upstream],
+        deps=[asset_key(cohort, upstream) for upstream in (*stage.upstream, *stage.after)],
         description=stage.description,
         group_name=f"{cohort}_{stage.group}",
         code_version=stage.code_version,

@@ -1,29 +1,37 @@
-"""Prediction apart from training: a registered model, loaded in a process of its own."""
+"""Prediction apart from training: registered models, loaded in a process of their own."""
 
 import multiprocessing
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mm_assets.resources.tracking import RegisteredModel, Tracking
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Score = Callable[[Any], "pd.DataFrame"]
+
 
 def predict_apart(
-    tracking: Tracking, model: RegisteredModel, frame: "pd.DataFrame"
-) -> "pd.DataFrame":
-    """Predictions of a registered model for the rows of `frame`, made in a fresh process.
+    tracking: Tracking, wanted: Sequence[tuple[RegisteredModel, Score]]
+) -> "list[pd.DataFrame]":
+    """What registered models predict, in a fresh process.
 
-    Columns that the model reads and `frame` lacks are missing values.
+    Parameters
+    ----------
+    wanted
+        Model, and a picklable function that is called with its predictor and reads the patients.
     """
-    # Spawned, not forked: nothing that this process has in memory reaches the model.
+    # Spawned, not forked: nothing that this process has in memory reaches the models.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_predict, tracking.uri, model.name, model.version, frame).result()
+        found = [
+            pool.submit(_predict, tracking.uri, model.name, model.version, score)
+            for model, score in wanted
+        ]
+        return [each.result() for each in found]
 
 
-def _predict(uri: str, name: str, version: int, frame: "pd.DataFrame") -> "pd.DataFrame":
-    model = Tracking(tracking_uri=uri).predictor(name, version)
-    found: pd.DataFrame = model.predict(frame.reindex(columns=list(model.feature_names)))
-    return found
+def _predict(uri: str, name: str, version: int, score: Score) -> "pd.DataFrame":
+    return score(Tracking(tracking_uri=uri).predictor(name, version))

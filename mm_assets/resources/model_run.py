@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import Metric, Param
 
-FINGERPRINT_TAG = "mm.fingerprint"
+FINGERPRINT_TAG, WEIGHTS_TAG = "mm.fingerprint", "mm.weights"
+TRAINING_PATIENTS = "training_patients.csv"
 
 
 class Predictor(Protocol):
@@ -80,7 +81,7 @@ class RunFacts:
             "mm.model": self.model,
             "mm.code_version": self.code_version,
             "mm.splits": self.splits_digest,
-            "mm.weights": self.weights or "none",
+            WEIGHTS_TAG: self.weights or "none",
             "dagster.run_id": self.dagster_run_id,
             "dagster.asset_key": self.asset_key,
             "dagster.run_url": f"{dagster}/runs/{self.dagster_run_id}",
@@ -100,6 +101,8 @@ class ModelRun(RunFacts):
     ----------
     predictor, input_example
         The final model and a few rows it accepts.
+    trained
+        Patients that `predictor` was fitted to; empty: not known.
     lineage
         Tree down to slide digests (`mm_assets.resources.lineage.to_json`).
     trials
@@ -111,6 +114,7 @@ class ModelRun(RunFacts):
 
     predictor: Predictor
     input_example: "pd.DataFrame"
+    trained: Sequence[str] = ()
     lineage: dict[str, JSON] = field(default_factory=dict)
     trials: "pd.DataFrame | None" = None
     live: str | None = None
@@ -127,13 +131,15 @@ class ModelRun(RunFacts):
             ],
             columns=["asset", "name", "data_version"],
         )
-        trials = {} if self.trials is None or self.trials.empty else {"trials.csv": self.trials}
+        tables = {} if self.trials is None or self.trials.empty else {"trials.csv": self.trials}
+        if self.trained:
+            tables[TRAINING_PATIENTS] = pd.DataFrame({"patient_id": list(self.trained)})
         return {
             "lineage/lineage.json": json.dumps(self.lineage).encode(),
             "input_example.csv": self.input_example.to_csv(index=False).encode(),
             "parameters.json": json.dumps(self.parameters, indent=2).encode(),
             "lineage/inputs.csv": inputs.to_csv(index=False).encode(),
-            **{name: table.to_csv(index=False).encode() for name, table in trials.items()},
+            **{name: table.to_csv(index=False).encode() for name, table in tables.items()},
         }
 
     def nested(self) -> "Iterator[tuple[str, list[Param], list[Metric]]]":

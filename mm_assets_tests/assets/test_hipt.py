@@ -16,7 +16,9 @@ from mm_assets.assets.hipt import hipt_stage, region_stage
 from mm_assets.assets.hipt_attention import hipt_attention_stage
 from mm_assets.assets.omics import table_stages, task_table_stages
 from mm_assets.assets.porpoise import embeddings
+from mm_assets.assets.scoring import scorers
 from mm_assets.assets.stage import Job, SlideStage, Workspace
+from mm_assets.cohort.config import Task
 from mm_assets.cohort.loading import load_config
 from mm_assets.encoders import registry
 from mm_assets.encoders.hipt import load_region_encoder, white_token
@@ -77,7 +79,8 @@ def test_from_tokens_to_patients_and_back_to_pixels(
     _check_regions(home, slides[0])
     run_cohort_stage(hipt_stage(config, task), space, "")
     _check_predictions(home, task.name, "risk")
-    _run(space, hipt_attention_stage(config, task), slides[:1])
+    _check_scorer(space, task)
+    _run(space, hipt_attention_stage(config, task, "evaluation"), slides[:1])
     _check_map(home, f"hipt_attention_{task.name}", slides[0])
 
 
@@ -121,6 +124,22 @@ def _check_predictions(home: Path, task: str, column: str) -> None:
     assert set(found["model"]) == {"hipt"}
     assert found["patient_id"].nunique() == len(found) == PATIENTS
     assert found[column].between(0, 1).all()
+
+
+def _check_scorer(space: Workspace, task: Task) -> None:
+    """What `predictions_T` asks of the registered version."""
+    scorer, model = scorers(space.config, task)[f"hipt_{task.name}"], f"tiny.{task.name}.hipt"
+    job = Job(
+        space,
+        "cohort",
+        {},
+        {"hipt_embeddings": space.receipts.read_all("tiny", "hipt_embeddings")},
+        "",
+    )
+    found = scorer.score(job, patient_ids(PATIENTS), space.tracking.predictor(model))
+    assert scorer.reads == ("hipt_embeddings",)
+    assert found.index.tolist() == patient_ids(PATIENTS)
+    assert found["risk"].between(0, 1).all()
 
 
 def _check_map(home: Path, asset: str, slide: str) -> None:

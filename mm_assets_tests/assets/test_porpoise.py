@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -16,11 +17,12 @@ import pytest
 from pyarrow import feather
 
 from mm_assets.assets import porpoise
-from mm_assets.assets.attention import attention_stages
+from mm_assets.assets.attention import attention_stages, network_evidence, stored_bags
 from mm_assets.assets.cohort_level import run_cohort_stage
 from mm_assets.assets.graph import cohort_stages
 from mm_assets.assets.omics import table_stages, task_table_stages
 from mm_assets.assets.porpoise import StoredBags, porpoise_stages
+from mm_assets.assets.predictions import predictions_stage
 from mm_assets.assets.progress import listen
 from mm_assets.assets.reports import evaluation_stage, read_results
 from mm_assets.assets.stage import CohortStage, Job, Workspace
@@ -32,6 +34,7 @@ from mm_assets.models.porpoise.model import registry_frame
 from mm_assets.resources.receipts import Receipt
 from mm_assets.resources.store import ArtefactRef, ArtefactStore, Provenance
 from mm_assets.resources.tracking import Tracking
+from mm_assets.wsi.errors import SlideError
 from mm_assets_tests.cohorts import (
     Cohort,
     make_cohort,
@@ -78,14 +81,19 @@ def make_workspace(home: Path, folder: Path, **sections: object) -> Workspace:
         for stage in task_table_stages(config, task):
             run_cohort_stage(stage, space, "")
     for number, name in enumerate(names[:SLIDES]):
-        slide = Path(slide_name(name)).stem
-        made_of = Provenance(TILES, slide, "1", {}, {})
-        ref = ArtefactRef("tiny", TILES, slide, "arrow")
-        outputs = {"arrow": store.write_arrow(ref, embedded(number), made_of)}
-        metadata = {"encoder": "resnet50", "weights": "random:0"}
-        receipt = Receipt("tiny", TILES, slide, "done", made_of, outputs, metadata=metadata)
-        space.receipts.write(receipt)
+        embed(space, name, number, "random:0")
     return space
+
+
+def embed(space: Workspace, patient: str, number: int, weights: str) -> None:
+    """Put embeddings of a patient's slide into the store."""
+    slide = Path(slide_name(patient)).stem
+    made_of = Provenance(TILES, slide, "1", {}, {})
+    ref = ArtefactRef("tiny", TILES, slide, "arrow")
+    outputs = {"arrow": space.store.write_arrow(ref, embedded(number), made_of)}
+    metadata = {"encoder": "resnet50", "weights": weights}
+    receipt = Receipt("tiny", TILES, slide, "done", made_of, outputs, metadata=metadata)
+    space.receipts.write(receipt)
 
 
 @pytest.fixture
@@ -136,6 +144,41 @@ def test_networks_are_registered_and_compared(
     assert set(found["model"]) == set(MODELS)
     patients = found.groupby("model")["patients"].max()
     assert patients.to_dict() == dict(zip(MODELS, (SLIDES, PATIENTS, PATIENTS), strict=True))
+    _check_champions(workspace, tmp_path, evaluation.name)
+
+
+def _check_champions(workspace: Workspace, folder: Path, evaluation: str) -> None:
+    """In a process of their own, from mapped bags; other weights are refused, not guessed at."""
+    task = workspace.config.tasks[1]
+    refused, arrived = "P000", patient_ids(PATIENTS)[SLIDES]
+    (folder / "tiny" / "slides" / slide_name(arrived)).touch()
+    embed(workspace, arrived, 90, "random:0")
+    embed(workspace, refused, 91, "random:1")
+    stage = predictions_stage(workspace.config, task, evaluation)
+    stage = replace(stage, upstream=("clinical", "omics", TILES, evaluation))  # HEEC is not made
+    run_cohort_stage(stage, workspace, "")
+    table = workspace.store.read_table(ArtefactRef("tiny", stage.name, "cohort", "parquet"))
+    found = {name: rows.set_index("patient_id") for name, rows in table.groupby("model")}
+    assert list(found) == sorted(f"tiny.survival.{model}" for model in MODELS)
+    omics = workspace.store.read_table(ArtefactRef("tiny", "omics", "cohort", "parquet"))
+    cohort = PorpoiseCohort(StoredBags(job_of(workspace, stage), TILES, folder), omics)
+    for name, rows in found.items():
+        reads_slides = not name.endswith("snn")
+        assert rows.index.tolist() == patient_ids(PATIENTS)
+        assert ("random:1, the model's with random:0" in rows["refused"][refused]) == reads_slides
+        expected = workspace.tracking.predictor(name).predict_patients(cohort, rows.index)
+        expected = expected.drop(refused) if reads_slides else expected
+        scored = rows["risk"].dropna().index
+        pd.testing.assert_frame_equal(
+            rows.loc[scored, expected.columns], expected, check_names=False, atol=1e-6
+        )
+        assert bool(rows["in_training"][arrived]) == (not name.endswith("amil"))
+        assert rows["slides"][arrived] == reads_slides
+        assert (rows["lacks"] == "").sum() == (SLIDES + 1 if name.endswith("amil") else PATIENTS)
+    explain = network_evidence(workspace, task, "porpoise_amil_survival", (TILES,))
+    assert explain(stored_bags(workspace, TILES, arrived), arrived).model.version == 1
+    with pytest.raises(SlideError, match="random:1"):
+        explain(stored_bags(workspace, TILES, refused), refused)
 
 
 def _unfinished(workspace: Workspace) -> list[tuple[str, int]]:
@@ -187,7 +230,7 @@ def test_only_what_is_asked_for_and_can_be_read(home: Path, tmp_path: Path) -> N
         config = load_config(write_yaml(tmp_path / "other", **sections))
         names = [stage.name for stage in porpoise_stages(config, config.tasks[0])]
         assert names == [f"{kind}_subtype" for kind in kinds]
-        looked = [stage.name for stage in attention_stages(config, config.tasks[0])]
+        looked = [stage.name for stage in attention_stages(config, config.tasks[0], "evaluation")]
         expected = {"porpoise_amil": "attention_subtype", "porpoise_mmf": "attention_mmf_subtype"}
         assert looked == [expected[kind] for kind in kinds if kind in expected]
         judged = next(s for s in cohort_stages(config) if s.name == "evaluation_subtype")

@@ -1,5 +1,6 @@
 """The champion predicts for everybody, in a process of its own; who is champion is settled."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -22,9 +23,8 @@ from mm_assets_tests.cohorts import (
 )
 
 TASK = {"name": "subtype", "kind": "classification", "column": "subtype", "classes": ["IDC", "ILC"]}
-MODEL = "tiny.subtype.heec"
+MODEL, CLINICAL = "tiny.subtype.heec", "tiny.subtype.clinical_logistic"
 NEW = ["P900", "P901"]
-FEATURES = ["slide", "tissue", "tile_embeddings", "region_embeddings", "extremum_vectors_subtype"]
 
 
 def mm(*arguments: str, expect: int = 0) -> str:
@@ -42,6 +42,21 @@ def materialize(*assets: str) -> None:
 def predictions(home: Path) -> pd.DataFrame:
     ref = ArtefactRef("tiny", "predictions_subtype", "cohort", "parquet")
     return ArtefactStore(uri=str(home / "store")).read_table(ref).set_index("patient_id")
+
+
+def store_receipts(home: Path) -> Receipts:
+    return Receipts(ArtefactStore(uri=str(home / "store")))
+
+
+def of_model(table: pd.DataFrame, model: str = MODEL) -> pd.DataFrame:
+    return table[table["model"] == model]
+
+
+def explained_by() -> int:
+    """Version that explains a patient who has arrived."""
+    found = json.loads(mm("evidence", "tiny", "--patient", NEW[0], "--json"))[0]
+    assert not found["seen_in_training"]
+    return int(found["model"]["version"])
 
 
 def change(path: Path, section: str, **settings: object) -> None:
@@ -73,8 +88,11 @@ def test_new_patients_are_predicted_by_a_champion_that_a_person_can_change(
     mm("materialize", "tiny")
     tracking = Tracking()
     first = tracking.version(MODEL)
-    before = predictions(home)
-    assert before["in_training"].all()
+    everyone = predictions(home)
+    assert everyone.groupby("model").size().to_dict() == {CLINICAL: 40, MODEL: 40}
+    assert everyone["in_training"].all()
+    assert everyone[["probability_ILC", "threshold"]].notna().all(axis=None)
+    before = of_model(everyone)
     assert (before["refused"] == "").all()
     assert "first version" in tracking.notes(first)[OUTCOME]
     card = tracking.read_file(first.run_id, "model_card.md")
@@ -82,8 +100,16 @@ def test_new_patients_are_predicted_by_a_champion_that_a_person_can_change(
     assert b"# tiny.subtype.heec version 1" in card
 
     arrive(folder)
-    materialize("clinical", "omics", "predictions_subtype")
-    after = predictions(home)
+    shown = mm("predict", "tiny")
+    assert f"{MODEL} version 1: 42 scored, 0 refused, 0 without" in shown
+    assert f"{CLINICAL} version 1: 41 scored, 0 refused, 1 without" in shown
+    assert str(home / "store" / "tiny" / "predictions_subtype" / "cohort.parquet") in shown
+    everyone = predictions(home)
+    clinical = of_model(everyone, CLINICAL).loc[NEW]
+    assert clinical["lacks"].tolist() == ["", "clinical"]
+    assert clinical["probability_ILC"].notna().tolist() == [True, False]
+    assert clinical["omics"].isna().all()
+    after = of_model(everyone)
     assert set(after.index) - set(before.index) == set(NEW)
     assert not after.loc[NEW, ["in_training", "has_endpoint"]].any(axis=None)
     assert after.loc[NEW, "probability_ILC"].between(0, 1).all()
@@ -103,17 +129,18 @@ def test_new_patients_are_predicted_by_a_champion_that_a_person_can_change(
     second = tracking.version(MODEL, 2)
     outcome = tracking.notes(second)[OUTCOME]
     assert outcome.startswith("not promoted over version 1: ROC AUC -")
-    assert tracking.version(MODEL).version == 1
+    assert tracking.version(MODEL).version == explained_by() == 1
     report = home / "store" / "tiny" / "evaluation_subtype" / "cohort.html"
     assert "not promoted over version 1" in report.read_text()
 
     assert "no version" in mm("promote", f"{MODEL}:7", "--reason", "x", expect=1)
     assert "say why" in mm("promote", f"{MODEL}:2", "--reason", " ", expect=1)
     mm("promote", f"{MODEL}:2", "--reason", "a trial", "--by", "Ana")
-    assert tracking.version(MODEL).version == 2
+    assert tracking.version(MODEL).version == explained_by() == 2
     assert "promoted by Ana" in tracking.notes(second)[OUTCOME]
     materialize("predictions_subtype")
-    assert set(predictions(home)["version"]) == {2}
+    versions = predictions(home).groupby("model")["version"].unique()
+    assert versions.map(list).to_dict() == {CLINICAL: [1], MODEL: [2]}
 
 
 @pytest.mark.stress
@@ -124,13 +151,14 @@ def test_slides_embedded_otherwise_are_refused_and_new_ones_explained(
     folder = path.parent
     monkeypatch.setenv("MM_COHORTS", str(folder.parent))
     mm("materialize", "tiny")
-    made = Receipts(ArtefactStore(uri=str(home / "store"))).read("tiny", "heec_subtype", "cohort")
+    made = store_receipts(home).read("tiny", "heec_subtype", "cohort")
     assert made is not None
 
     arrive(folder)
     paint_slide(folder / "slides" / slide_name(NEW[0]), seed=90)
-    materialize(*FEATURES, "clinical", "omics", "predictions_subtype", "evidence_subtype")
-    after = predictions(home)
+    shown = mm("predict", "tiny")
+    assert f"{MODEL} version 1: 26 scored, 0 refused" in shown
+    after = of_model(predictions(home))
     assert (after["refused"] == "").all()
     assert after.loc[NEW, "slides"].tolist() == [1, 0]
     assert (home / "store" / "tiny" / "evidence_subtype" / f"{NEW[0]}-S1.json").exists()
@@ -138,8 +166,12 @@ def test_slides_embedded_otherwise_are_refused_and_new_ones_explained(
         Tracking().version(MODEL, 2)
 
     change(path, "imaging", weights="random:1")
-    materialize(*FEATURES, "predictions_subtype")
-    refused = predictions(home)
+    # What was refused is no failure of the run: it is settled until something changes.
+    assert f"{MODEL} version 1: 17 scored, 9 refused" in mm("predict", "tiny")
+    evidence = store_receipts(home).read_all("tiny", "evidence_subtype")
+    assert {receipt.state for receipt in evidence.values()} == {"failed"}
+    assert all("random:1" in receipt.reason for receipt in evidence.values())
+    refused = of_model(predictions(home))
     with_slides = refused["slides"] > 0
     assert with_slides.sum() == 9
     reasons = refused.loc[with_slides, "refused"]

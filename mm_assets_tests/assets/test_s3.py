@@ -15,7 +15,7 @@ def test_slides_and_store_on_s3(
     home: Path, tmp_path: Path, s3_environment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mm_assets.assets.overview import slide_states
-    from mm_assets.cli import _walk, workspace
+    from mm_assets.cli import walk, workspace
     from mm_assets.resources.store import ArtefactRef
 
     prefix = uuid.uuid4().hex
@@ -36,7 +36,7 @@ def test_slides_and_store_on_s3(
     monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
     space = workspace(str(yaml))
     select = ["slide", "tissue", "*_embeddings", "extremum_vectors_subtype"]
-    assert _walk(space, select, None) == {}
+    assert walk(space, select) == {}
     states = {row["slide"]: row["state"] for row in slide_states(space)}
     assert states == {
         "P000-S1": "done",
@@ -54,7 +54,7 @@ def test_slides_and_store_on_s3(
 def test_the_next_slide_is_fetched_while_the_present_one_is_embedded(
     home: Path, tmp_path: Path, s3_environment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mm_assets.cli import _walk, workspace
+    from mm_assets.cli import walk, workspace
     from mm_assets.resources.store import ArtefactRef
 
     prefix = uuid.uuid4().hex
@@ -71,10 +71,10 @@ def test_the_next_slide_is_fetched_while_the_present_one_is_embedded(
     with slow_s3(s3_environment) as slow:
         monkeypatch.setenv("AWS_ENDPOINT_URL", slow.address)
         space = workspace(str(yaml))
-        assert _walk(space, ["slide", "tissue"], None) == {}
+        assert walk(space, ["slide", "tissue"]) == {}
         slow.fetches.clear()
         slow.seconds = 0.3
-        assert _walk(space, ["*_embeddings"], None) == {}
+        assert walk(space, ["*_embeddings"]) == {}
         fetches = sorted(slow.fetches, key=lambda fetch: fetch.began)
     assert [fetch.name for fetch in fetches] == names
     written = []
