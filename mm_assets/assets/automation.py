@@ -198,7 +198,7 @@ def _requests(
     if isinstance(first, SlideStage):
         slides = instance.get_dynamic_partitions(slide_partitions(config.cohort).name or "")
         pending = SlideRun(first, workspace, first.outputs, "").pending(slides)
-        chunk = first.compute.overridden(config.compute.get(first.name)).chunk
+        chunk = first.compute_for(config).chunk
         for start, end in contiguous_ranges(pending, slides, chunk):
             yield dg.RunRequest(
                 run_key=f"{tag}.{cursor.phase}.{start}",

@@ -88,7 +88,7 @@ def run_cohort_stage(
         return valid, None
     started = time.monotonic()
     job = Job(workspace, COHORT, {stage.name: provenance}, upstream, dagster_run_id)
-    with gpu_lease(stage.compute):
+    with gpu_lease(stage.compute_for(config)):
         produced = stage.run(job)
     receipt = Receipt(
         cohort=config.cohort,
@@ -111,7 +111,7 @@ def cohort_asset(
 ) -> dg.AssetsDefinition:
     """Dagster asset of a whole-cohort stage."""
     key = asset_key(config.cohort, stage.name)
-    compute = stage.compute.overridden(config.compute.get(stage.name))
+    compute = stage.compute_for(config)
 
     @dg.multi_asset(
         name=f"{config.cohort}__{stage.name}",

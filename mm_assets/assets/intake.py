@@ -119,7 +119,7 @@ def _judge(workspace: Workspace, rows: pd.DataFrame) -> _Verdicts:
     config = workspace.config
     stage = slide_stage(config)
     files = dict(zip(rows["slide_id"], zip(rows["path"], rows["mpp"], strict=True), strict=True))
-    compute = stage.compute.overridden(config.compute.get(stage.name))
+    compute = stage.compute_for(config)
     found: dict[str, Loss | None] = {}
     work, log = partial(_inspect, config, files), workspace.log
     found |= run_isolated(work, list(files), found.__setitem__, log, compute.memory_gib)

@@ -126,7 +126,7 @@ class SlideRun:
         if not self.stage.isolated:
             run_here(work, list(todo), finished, log)
             return {}
-        compute = self.stage.compute.overridden(self.workspace.config.compute.get(self.stage.name))
+        compute = self.stage.compute_for(self.workspace.config)
         return run_isolated(work, list(todo), finished, log, compute.memory_gib)
 
     def _compute_all(
@@ -283,7 +283,7 @@ class SlideRun:
     def _open_worker(self) -> SlideWorker:
         with self._lock:
             if self._worker is None:
-                self._stack.enter_context(gpu_lease(self.stage.compute))
+                self._stack.enter_context(gpu_lease(self.stage.compute_for(self.workspace.config)))
                 self._worker = self._stack.enter_context(self.stage.worker(self.workspace))
             return self._worker
 
@@ -334,7 +334,7 @@ def slide_asset(
         skipped when one slide of the first fails.
     """
     keys = {asset_key(config.cohort, asset): asset for asset in stage.outputs}
-    compute = stage.compute.overridden(config.compute.get(stage.name))
+    compute = stage.compute_for(config)
 
     @dg.multi_asset(
         name=f"{config.cohort}__{stage.name}",

@@ -162,19 +162,22 @@ def _pretrain(job: Job, asset: str, prepare: Callable[[Job], LevelTraining]) -> 
             progress.update(epoch.epoch + 1, epochs)
 
         world = max(1, torch.cuda.device_count())
-        weights, curve = run_together(Part(training, checkpoint, told), world)
+        made = run_together(Part(training, checkpoint, told), world)
         buffer = io.BytesIO()
-        torch.save(weights, buffer)
+        torch.save(made.weights, buffer)
         registered = tracking.register_weights(facts, run, f"{asset}.pth", buffer.getvalue())
     digest = job.workspace.store.write_bytes(
         job.ref(asset, "pth"), buffer.getvalue(), job.provenance[asset]
     )
     rmtree(folder)
-    last = curve[-1]
+    for slide, reason in made.lost.items():
+        job.workspace.log.warning(f"{slide} was left out of the pre-training: {reason}")
+    last = made.curve[-1]
     shown = {
         "registered_model": registered.name,
         "version": registered.version,
         "slides": len(training.sources),
+        "slides_lost": len(made.lost),
         "pictures": sum(len(source) for source in training.sources),
         "excluded_patients": len(excluded_patients(job)),
         "processes": world,

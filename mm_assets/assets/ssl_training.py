@@ -21,11 +21,10 @@ from mm_assets.resources.store import ArtefactRef
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from mm_assets.ssl.stream import Source, Stream
-    from mm_assets.ssl.training import DinoParameters, Epoch, Pretraining
+    from mm_assets.ssl.training import DinoParameters, Epoch, Pretrained, Pretraining
 
 # Pictures that are mixed: so many batches of them are in memory.
 POOL_BATCHES = 16
@@ -78,7 +77,7 @@ class Part:
     def __init__(self, training: LevelTraining, checkpoint: Path, told: OnEpoch | None) -> None:
         self._training, self._checkpoint, self._told = training, checkpoint, told
 
-    def __call__(self, rank: int, world: int) -> "tuple[dict[str, torch.Tensor], list[Epoch]]":
+    def __call__(self, rank: int, world: int) -> "Pretrained":
         return self._training.prepared(self._checkpoint, self._told, rank, world).run()
 
     def __reduce__(self) -> tuple[Any, ...]:

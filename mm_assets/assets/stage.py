@@ -161,6 +161,10 @@ class Stage:
         """The stage's name: that of its first asset."""
         return self.outputs[0]
 
+    def compute_for(self, config: CohortConfig) -> Compute:
+        """What the stage needs, as the cohort's YAML changes it."""
+        return self.compute.overridden(config.compute.get(self.name))
+
 
 @dataclass(frozen=True, kw_only=True)
 class SlideStage(Stage):

@@ -134,7 +134,7 @@ class Walk:
     def _slide_stage(self, stage: SlideStage, keys: Sequence[str]) -> StageResult:
         config = self.workspace.config
         pending = SlideRun(stage, self.workspace, stage.outputs, "").pending(keys)
-        compute = stage.compute.overridden(config.compute.get(stage.name))
+        compute = stage.compute_for(config)
         order = self.instance.get_dynamic_partitions(slide_partitions(config.cohort).name or "")
         crash = ""
         for first, last in contiguous_ranges(pending, order, compute.chunk):

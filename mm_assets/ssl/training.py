@@ -87,6 +87,23 @@ class Epoch:
         return self.spread < 0.05 or self.entropy > 0.999 * math.log(prototypes)
 
 
+@dataclass(frozen=True)
+class Pretrained:
+    """What a pre-training gives.
+
+    Attributes
+    ----------
+    weights
+        State dict of the teacher's backbone, on the CPU.
+    lost
+        Name of each source that could not be read, and why.
+    """
+
+    weights: dict[str, Tensor]
+    curve: tuple[Epoch, ...]
+    lost: dict[str, str]
+
+
 class Network(nn.Module):
     """A backbone and its head, over crops."""
 
@@ -150,8 +167,8 @@ class Pretraining:
         self._decay = Cosine(0.04, 0.4, steps)
         self._momentum = Cosine(parameters.momentum, 1.0, steps)
 
-    def run(self) -> tuple[dict[str, Tensor], list[Epoch]]:
-        """State dict of the teacher's backbone, on the CPU, and the course of the training.
+    def run(self) -> Pretrained:
+        """Train to the end.
 
         Raises
         ------
@@ -165,7 +182,8 @@ class Pretraining:
                 self._checkpoint.save(self._state(curve))
             self._on_epoch(curve[-1])
         backbone = self._teacher.backbone.state_dict()
-        return {name: tensor.cpu() for name, tensor in backbone.items()}, curve
+        weights = {name: tensor.cpu() for name, tensor in backbone.items()}
+        return Pretrained(weights, tuple(curve), self._lost())
 
     def _run_epoch(self, epoch: int) -> Epoch:
         generator = Generator().manual_seed(
@@ -228,6 +246,14 @@ class Pretraining:
         if self._world > 1:
             distributed.all_reduce(facts)
         return facts / self._world
+
+    def _lost(self) -> dict[str, str]:
+        """Sources that any process could not read."""
+        if self._world == 1:
+            return self._stream.lost
+        found: list[dict[str, str]] = [{}] * self._world
+        distributed.all_gather_object(found, self._stream.lost)
+        return {name: reason for part in found for name, reason in part.items()}
 
     def _state(self, curve: Sequence[Epoch]) -> dict[str, Any]:
         return {

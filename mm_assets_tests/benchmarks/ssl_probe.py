@@ -147,9 +147,9 @@ def pretrain(tiles: Tiles, folder: Path, level: TileDinoConfig = TINY) -> tuple[
     torch.save(network.state_dict(), before)
     started = time.monotonic()
     training = LevelTraining(tiles.sources, level, 0, set_up_tiles)
-    weights, curve = training.prepared(folder / "dino.pt", None, 0, 1).run()
-    torch.save(weights, after)
-    print(f"pre-trained in {time.monotonic() - started:.0f} s, {curve[-1]}", flush=True)
+    made = training.prepared(folder / "dino.pt", None, 0, 1).run()
+    torch.save(made.weights, after)
+    print(f"pre-trained in {time.monotonic() - started:.0f} s, {made.curve[-1]}", flush=True)
     return before, after
 
 

@@ -14,7 +14,7 @@ from mm_assets.models.checkpoint import Checkpoint
 from mm_assets.ssl.crops import RegionCrops
 from mm_assets.ssl.processes import run_together
 from mm_assets.ssl.stream import Stream
-from mm_assets.ssl.training import Epoch, Pretraining, initialized
+from mm_assets.ssl.training import Epoch, Pretrained, Pretraining, initialized
 from mm_assets_tests.ssl.pictures import SMALL, Memory, corners, small_network, small_training
 
 
@@ -24,7 +24,7 @@ class Killed(Exception):
 
 def test_a_killed_training_goes_on_with_the_same_curve(tmp_path: Path) -> None:
     crops = RegionCrops(3, 2, 2)
-    weights, curve = small_training(crops=crops).run()
+    whole = small_training(crops=crops).run()
     checkpoint = Checkpoint(tmp_path / "dino.pt", "key")
 
     def killed(epoch: Epoch) -> None:
@@ -34,18 +34,18 @@ def test_a_killed_training_goes_on_with_the_same_curve(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         small_training(crops=crops, checkpoint=checkpoint, on_epoch=killed).run()
     told: list[Epoch] = []
-    resumed, again = small_training(crops=crops, checkpoint=checkpoint, on_epoch=told.append).run()
-    assert again == curve == told
-    assert all((resumed[name] == tensor).all() for name, tensor in weights.items())
+    again = small_training(crops=crops, checkpoint=checkpoint, on_epoch=told.append).run()
+    assert list(again.curve) == list(whole.curve) == told
+    assert all((again.weights[name] == tensor).all() for name, tensor in whole.weights.items())
     other = small_training(crops=crops, checkpoint=Checkpoint(tmp_path / "dino.pt", "another"))
-    assert other.run()[1] == curve
+    assert other.run().curve == whole.curve
 
 
 def test_the_last_layer_waits_an_epoch_and_the_teacher_follows() -> None:
     training = small_training(parameters=replace(SMALL, epochs=1))
     before = training._student.head.prototypes.clone()
     first = small_network().state_dict()
-    weights, _ = training.run()
+    weights = training.run().weights
     assert (training._student.head.prototypes == before).all()
     student = training._student.backbone.state_dict()
     moved = {name: (weights[name] - first[name]).norm() for name in first}
@@ -57,13 +57,13 @@ def test_the_last_layer_waits_an_epoch_and_the_teacher_follows() -> None:
 
 
 def test_parts_of_a_step_add_up() -> None:
-    whole, _ = small_training().run()
-    parts, _ = small_training(parameters=replace(SMALL, accumulate=4)).run()
+    whole = small_training().run().weights
+    parts = small_training(parameters=replace(SMALL, accumulate=4)).run().weights
     for name, tensor in whole.items():
         torch.testing.assert_close(parts[name], tensor, atol=1e-4, rtol=1e-3)
 
 
-def shared(rank: int, world: int) -> tuple[dict[str, Tensor], list[Epoch]]:
+def shared(rank: int, world: int) -> Pretrained:
     return both_halves(rank, world).run()
 
 
@@ -79,11 +79,11 @@ def both_halves(rank: int, world: int) -> Pretraining:
 
 
 def test_two_processes_train_as_one() -> None:
-    alone, curve = shared(0, 1)
-    together, same = run_together(shared, 2)
-    for name, tensor in alone.items():
-        torch.testing.assert_close(together[name], tensor, atol=1e-4, rtol=1e-3)
-    assert [epoch.loss for epoch in same] == pytest.approx([e.loss for e in curve], rel=1e-3)
+    alone, together = shared(0, 1), run_together(shared, 2)
+    for name, tensor in alone.weights.items():
+        torch.testing.assert_close(together.weights[name], tensor, atol=1e-4, rtol=1e-3)
+    losses = [epoch.loss for epoch in alone.curve]
+    assert [epoch.loss for epoch in together.curve] == pytest.approx(losses, rel=1e-3)
 
 
 def failing(rank: int, world: int) -> None:
@@ -133,12 +133,12 @@ def test_what_crops_change_is_forgotten_and_the_rest_is_learned() -> None:
     parameters = replace(
         SMALL, epochs=80, prototypes=64, rate=0.015, momentum=0.99, temperature=0.03
     )
-    weights, curve = Pretraining(network, other_stain, stream, parameters).run()
-    trained = RegionTransformer.like(weights)
-    trained.load_state_dict(weights)
+    made = Pretraining(network, other_stain, stream, parameters).run()
+    trained = RegionTransformer.like(made.weights)
+    trained.load_state_dict(made.weights)
     assert before < 0.5
     assert neighbours_alike(trained, pictures, kind) > 0.7
-    assert not curve[-1].collapsed(parameters.prototypes)
+    assert not made.curve[-1].collapsed(parameters.prototypes)
 
 
 def test_collapse_is_recognized() -> None:
