@@ -22,7 +22,8 @@ def test_later_stages_read_the_copy(
     where: str,
 ) -> None:
     from mm_assets.assets.overview import slide_states
-    from mm_assets.cli import _walk, workspace
+    from mm_assets.cli import workspace
+    from mm_assets.cli_walk import walk
     from mm_assets.resources.store import ArtefactRef
 
     yaml = make_cohort(
@@ -48,7 +49,7 @@ def test_later_stages_read_the_copy(
         request.getfixturevalue("s3_environment")
         monkeypatch.setenv("MM_STORE", f"s3://artefacts/{uuid.uuid4().hex}")
     space = workspace(str(yaml))
-    _walk(space, ["slide"], None)
+    walk(space, ["slide"])
     record = json.loads(space.store.read_bytes(ArtefactRef("tiny", "slide", "S0", "json")))
     receipt = space.receipts.read("tiny", "slide", "S0")
     assert receipt is not None
@@ -62,7 +63,7 @@ def test_later_stages_read_the_copy(
     stages = {"tissue": "json", "tile_embeddings": "arrow"}
     if where == "s3":
         del stages["tile_embeddings"]
-    _walk(space, list(stages), None)
+    walk(space, list(stages))
     for asset, extension in stages.items():
         assert space.store.exists(ArtefactRef("tiny", asset, "S0", extension))
     reasons = {row["slide"]: row["reason"] for row in slide_states(space)}
