@@ -13,6 +13,10 @@ cores), and prints
 for the network before and after its pre-training, and for ResNet50 with ImageNet weights where
 torchvision's file is on this machine. Intervals are 95 % over resampled patients, paired for
 differences.
+
+Measured on seed 1 (3,187 tiles, 36.9 % lesions, ten epochs): probe .979 (.974 to .984) with either,
+difference -.000 (-.004 to .002); AUC +.020 (-.024 to .068); C-index +.006 (-.026 to .036). Pictures
+of the synthetic slides are told apart by random weights already, and ten epochs add nothing sure.
 """
 
 import sys
