@@ -4,7 +4,7 @@ Weights of pathology models are given out by their makers to registered users. N
 unasked: a cohort names the file or folder that the user has downloaded, or says `weights: hub`, and
 they come with the user's own token (`mm_assets.encoders.hub`). Licences are notes as of writing;
 the makers' pages decide. Sizes were counted on the networks that timm builds; normalization and
-input were compared with public code that uses the models, not with the makers' gated pages.
+input were compared with public code for H-optimus-0 only, and never with the makers' gated pages.
 """
 
 from collections.abc import Mapping
