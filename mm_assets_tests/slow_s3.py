@@ -1,13 +1,15 @@
-"""A slow S3: a proxy before a server that delays objects, spoils them and remembers requests."""
+"""A slow S3: a proxy that delays objects, spoils them and remembers requests."""
 
-import http.client
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from mm_assets_tests.s3_proxy import ask, proxy, send_head
+
+PIECES = 20
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class SlowS3:
     """
 
     def __init__(self, server: str) -> None:
-        self.server = urlsplit(server).netloc
+        self.server = server
         self.seconds = 0.0
         self.spoil: Callable[[bytes], bytes] = bytes
         self.fetches: list[Fetch] = []
@@ -46,26 +48,17 @@ class SlowS3:
     def relay(self, request: BaseHTTPRequestHandler) -> None:
         """Answer a request with the server's answer, a piece at a time."""
         began = time.time()
-        upstream = http.client.HTTPConnection(self.server)
-        length = int(request.headers.get("Content-Length") or 0)
-        body = request.rfile.read(length)
-        upstream.request(request.command, request.path, body, dict(request.headers))
-        answer = upstream.getresponse()
-        content = answer.read()
+        answer = ask(self.server, request)
         is_object = request.command == "GET" and "list-type" not in request.path
         if is_object:
-            content = self.spoil(content)
-        request.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
-                request.send_header(name, value)
-        request.end_headers()
-        pieces = 20
-        for start in range(0, len(content), max(1, -(-len(content) // pieces))):
-            request.wfile.write(content[start : start + -(-len(content) // pieces)])
+            answer = replace(answer, content=self.spoil(answer.content))
+        send_head(request, answer)
+        size = -(-len(answer.content) // PIECES)
+        for start in range(0, len(answer.content), max(1, size)):
+            request.wfile.write(answer.content[start : start + size])
             request.wfile.flush()
             if is_object:
-                time.sleep(self.seconds / pieces)
+                time.sleep(self.seconds / PIECES)
         if is_object:
             name = urlsplit(request.path).path.rpartition("/")[2]
             self.fetches.append(Fetch(name, began, time.time()))
@@ -75,29 +68,6 @@ class SlowS3:
 def slow_s3(server: str) -> Iterator[SlowS3]:
     """The proxy on a port of its own."""
     slow = SlowS3(server)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def relay(self) -> None:
-            try:
-                slow.relay(self)
-            except (BrokenPipeError, ConnectionResetError):
-                self.close_connection = True  # the client was killed
-
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = relay
-
-        def log_message(self, *_: object) -> None:
-            """Be silent."""
-
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    proxy.daemon_threads = True
-    slow.address = f"http://127.0.0.1:{proxy.server_port}"
-    thread = threading.Thread(target=proxy.serve_forever)
-    thread.start()
-    try:
+    with proxy(slow.relay) as address:
+        slow.address = address
         yield slow
-    finally:
-        proxy.shutdown()
-        thread.join()
-        proxy.server_close()

@@ -14,17 +14,17 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from mm_assets.cohort.checksums import matches
+from mm_assets.cohort.s3 import s3_client
 from mm_assets.cohort.sources import is_remote
 
 LIMIT_VARIABLE, DEFAULT_LIMIT_GB = "MM_SLIDE_CACHE_GB", 50.0
 _WHOLE, _FETCH = "whole", "fetch"
-_CONNECTIONS = 64  # some slides at once, ten ranges of each
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ def local_slide(path: str, folder: Path) -> Iterator[Path]:
 def _describe(path: str) -> _RemoteSlide:
     address = urlsplit(path)
     bucket, key = address.netloc, path.removeprefix(f"s3://{address.netloc}/")
-    facts = _client().head_object(Bucket=bucket, Key=key)
+    facts = s3_client().head_object(Bucket=bucket, Key=key)
     objects = [_Object(key, facts["ContentLength"], facts["ETag"])]
     if key.lower().endswith(".mrxs"):
         prefix = str(PurePosixPath(key).with_suffix("")) + "/"
-        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         found = [item for page in pages for item in page.get("Contents", [])]
         objects += [
             _Object(item["Key"], item["Size"], item["ETag"])
@@ -220,7 +220,7 @@ def _download(bucket: str, part: _Object, target: Path) -> None:
             future.meta.provide_transfer_size(part.size)
             future.meta.provide_object_etag(part.etag)
 
-    client = _client()
+    client = s3_client()
     with target.open("wb") as copy:
         with TransferManager(client) as transfers:
             transfers.download(bucket, part.key, copy, subscribers=[KnownContent()]).result()
@@ -231,23 +231,6 @@ def _download(bucket: str, part: _Object, target: Path) -> None:
         raise OSError("it changed while it was copied: try again")
     if not matches(target, facts):
         raise OSError("the copy does not match the checksum that S3 keeps: try again")
-
-
-def _client() -> Any:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return _made_client(endpoint)
-
-
-@cache
-def _made_client(endpoint: str | None) -> Any:
-    """One client for each server: making one takes longer than fetching a small slide."""
-    import boto3
-    from botocore.config import Config
-
-    # A session of its own: boto3's default session must not be shared by threads.
-    session = boto3.session.Session()
-    config = Config(max_pool_connections=_CONNECTIONS, retries={"mode": "standard"})
-    return session.client("s3", endpoint_url=endpoint, config=config)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
+from mm_assets.cohort.s3 import s3_filesystem
+
 SLIDE_EXTENSIONS = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm"}
 )
@@ -123,25 +125,6 @@ def _list_remote(root: str) -> Iterator[SlideFile]:
     for info in found:
         if info.type == pafs.FileType.File and not info.base_name.startswith("."):
             yield SlideFile(_S3 + info.path, info.size, str(info.mtime_ns))
-
-
-def s3_filesystem(bucket: str) -> pafs.S3FileSystem:
-    """File system of a bucket; credentials and region come from AWS's usual places.
-
-    ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL`` point at another S3-speaking server.
-    """
-    options: dict[str, str] = {}
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if endpoint:
-        parts = urlsplit(endpoint)
-        options |= {"scheme": parts.scheme, "endpoint_override": parts.netloc}
-    elif not region:
-        region = pafs.resolve_s3_region(bucket)
-    if region:
-        options["region"] = region
-    # Delayed opening makes a small object one PUT, and lets none appear before it is complete.
-    return pafs.S3FileSystem(allow_delayed_open=True, **options)
 
 
 def _opened(path: str) -> tuple[pafs.S3FileSystem, str]:

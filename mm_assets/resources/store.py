@@ -29,7 +29,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from mm_assets.cohort.sources import s3_filesystem
+from mm_assets.cohort.s3 import s3_filesystem
 from mm_assets.resources.digest import bytes_digest, canonical_json, file_digest, table_digest
 from mm_assets.resources.provenance import JSON as JSON
 from mm_assets.resources.provenance import Provenance as Provenance
@@ -86,8 +86,7 @@ class ArtefactRef:
 class ArtefactStore(dg.ConfigurableResource):
     """Local folder or S3 prefix that holds every artefact of every cohort.
 
-    Credentials and region of S3 come from AWS's usual places; ``AWS_ENDPOINT_URL_S3`` or
-    ``AWS_ENDPOINT_URL`` point at another S3-speaking server.
+    See `mm_assets.cohort.s3` for where S3's credentials, region and address come from.
 
     Examples
     --------
@@ -158,7 +157,7 @@ class ArtefactStore(dg.ConfigurableResource):
                 _synchronise(draft)
                 os.replace(draft, self._path(ref.key))
             else:
-                upload_file(draft, self._path(ref.key), self._filesystem.region)
+                upload_file(draft, self._path(ref.key))
         return digest
 
     def read_arrow(self, ref: ArtefactRef) -> pa.Table:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from mm_assets.cohort.s3 import s3_client
 
-def upload_file(path: Path, key: str, region: str) -> None:
+
+def upload_file(path: Path, key: str) -> None:
     """Copy a local file to ``bucket/name``, in parts where it is large; whole or not at all.
 
     A stream of pyarrow would publish what it has when reading the file fails half-way.
@@ -13,12 +15,11 @@ def upload_file(path: Path, key: str, region: str) -> None:
     OSError
         The upload failed; nothing is visible under the name.
     """
-    import boto3
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, name = key.partition("/")
     try:
-        boto3.client("s3", region_name=region).upload_file(str(path), bucket, name)
+        s3_client().upload_file(str(path), bucket, name)
     except (Boto3Error, BotoCoreError, ClientError) as error:
         raise OSError(str(error)) from error
