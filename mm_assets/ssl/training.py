@@ -8,8 +8,10 @@ alone, so a training that was killed and resumed gives the same curve as one tha
 import copy
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -193,7 +195,9 @@ class Pretraining:
         )
         batches = self._stream.epoch(epoch, self._rank, self._world)
         first = epoch * self._stream.steps
-        made = [self._step(first + at, batch, generator) for at, batch in enumerate(batches)]
+        cropped = self._cropped_ahead(batches, generator)
+        with _one_core_left():
+            made = [self._step(first + at, parts) for at, parts in enumerate(cropped)]
         loss, entropy, spread = self._shared(torch.stack(made).mean(0)).tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(
@@ -201,20 +205,36 @@ class Pretraining:
             )
         return Epoch(epoch, loss, entropy, spread)
 
-    def _step(self, step: int, batch: Pictures, generator: Generator) -> Tensor:
+    def _cropped_ahead(
+        self, batches: Iterator[Pictures], generator: Generator
+    ) -> Iterator[list[list[Tensor]]]:
+        """Crops of every part of each batch, made while the batch before is learned from."""
+
+        def cropped(batch: Pictures) -> list[list[Tensor]]:
+            parts = np.array_split(batch, self._parameters.accumulate)
+            return [self._crops(torch.from_numpy(p).to(self._device), generator) for p in parts]
+
+        # One thread, so that draws keep their order; torch counts threads for each by itself.
+        with ThreadPoolExecutor(1, "crops", torch.set_num_threads, (1,)) as thread:
+            waiting: deque[Future[list[list[Tensor]]]] = deque()
+            for batch in batches:
+                waiting.append(thread.submit(cropped, batch))
+                if len(waiting) > 1:
+                    yield waiting.popleft().result()
+            yield waiting.popleft().result()
+
+    def _step(self, step: int, parts: list[list[Tensor]]) -> Tensor:
         """One step; loss, entropy and spread, shape [3]."""
         for group, decay in zip(
             self._optimizer.param_groups, (self._decay.at(step), 0), strict=True
         ):
             group["lr"], group["weight_decay"] = self._rate.at(step), decay
         self._optimizer.zero_grad()
-        parts = np.array_split(batch, self._parameters.accumulate)
         outputs: list[Tensor] = []
         made = []
-        for number, part in enumerate(parts):
-            pictures = torch.from_numpy(part).to(self._device, non_blocking=True)
+        for number, crops in enumerate(parts):
             with self._in_step(last=number == len(parts) - 1):
-                facts, teacher = self._distil(self._crops(pictures, generator), step, len(parts))
+                facts, teacher = self._distil(crops, step, len(parts))
             outputs += teacher
             made.append(facts)
         if step < self._stream.steps:  # The paper holds the last layer for the first epoch.
@@ -276,6 +296,17 @@ class Pretraining:
         for epoch in curve:
             self._on_epoch(epoch)
         return curve
+
+
+@contextmanager
+def _one_core_left() -> Iterator[None]:
+    """For the thread that makes crops; without it both wait for each other's cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def initialized(make: Callable[[], T], seed: int) -> T:
