@@ -9,54 +9,56 @@ from mm_assets.assets.champions import Champion, champion_by_slide
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.evidence import write_evidence
 from mm_assets.assets.omics import CLINICAL, OMICS
-from mm_assets.assets.porpoise import READS, embeddings, porpoise_kinds, porpoise_name
+from mm_assets.assets.porpoise import Network, embeddings, networks
 from mm_assets.assets.slides import manifest_rows, open_local_slide
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
-from mm_assets.assets.tiles import TILES
 from mm_assets.cohort.config import CohortConfig, Task
 from mm_assets.resources.store import COHORT, ArtefactRef
 
 if TYPE_CHECKING:
     from mm_assets.explain.attention import Bag
     from mm_assets.explain.document import EvidenceDocument
-    from mm_assets.models.porpoise.networks import Kind
 
 
-def attention_name(kind: "Kind", task: Task) -> str:
+def attention_name(network: Network, task: Task) -> str:
     """Asset name of the attention of one of the networks that read slides."""
-    return f"attention_{task.name}" if kind == "amil" else f"attention_{kind}_{task.name}"
+    suffix = "" if network == Network("amil") else f"_{network.suffix}"
+    return f"attention{suffix}_{task.name}"
 
 
 def attention_stages(config: CohortConfig, task: Task, evaluation: str) -> list[SlideStage]:
-    """`attention_T` and `attention_mmf_T`, where the cohort has the networks."""
-    kinds = [kind for kind in porpoise_kinds(config) if TILES in READS[kind]]
-    return [_stage(task, kind, evaluation) for kind in kinds]
+    """`attention_T`, `attention_mmf_T`, `attention_amil_ENCODER_T`, as there are networks."""
+    return [
+        _stage(task, network, network.tiles, evaluation)
+        for network in networks(config)
+        if network.tiles
+    ]
 
 
-def _stage(task: Task, kind: "Kind", evaluation: str) -> SlideStage:
-    name = attention_name(kind, task)
+def _stage(task: Task, network: Network, tiles: str, evaluation: str) -> SlideStage:
+    model = network.name(task)
     return SlideStage(
-        outputs=(name,),
-        upstream=("slide", porpoise_name(kind, task), CLINICAL, *READS[kind]),
+        outputs=(attention_name(network, task),),
+        upstream=("slide", model, CLINICAL, *network.reads),
         group="reports",
         after=(evaluation,),
         code_version="2",
-        description=f"Tiles of the slide that the champion of {porpoise_name(kind, task)} "
-        "attends to: JSON for a viewer, GeoJSON for QuPath, heat map and crops. Patients with an "
-        "endpoint were seen by that network in training.",
+        description=f"Tiles of the slide that the champion of {model} attends to: JSON for a "
+        "viewer, GeoJSON for QuPath, heat map and crops. Patients with an endpoint were seen by "
+        "that network in training.",
         kinds=frozenset({"pytorch", "geojson"}),
         compute=Compute(cpu=1, memory_gib=6, chunk=210),
-        patient_upstream=(TILES,),
-        sources=partial(champion_by_slide, task=task, asset=porpoise_name(kind, task)),
+        patient_upstream=(tiles,),
+        sources=partial(champion_by_slide, task=task, asset=model),
         isolated=True,
-        worker=partial(_attention_worker, task=task, kind=kind),
+        worker=partial(_attention_worker, task=task, network=network),
     )
 
 
 @contextmanager
-def _attention_worker(workspace: Workspace, task: Task, kind: "Kind") -> Iterator[SlideWorker]:
-    rows, name = manifest_rows(workspace.config), attention_name(kind, task)
-    explain = lru_cache(1)(_explainer(workspace, task, kind))
+def _attention_worker(workspace: Workspace, task: Task, network: Network) -> Iterator[SlideWorker]:
+    rows, name = manifest_rows(workspace.config), attention_name(network, task)
+    explain = lru_cache(1)(_explainer(workspace, task, network))
 
     def work(job: Job) -> Mapping[str, Produced]:
         row = rows[job.name]
@@ -68,11 +70,12 @@ def _attention_worker(workspace: Workspace, task: Task, kind: "Kind") -> Iterato
 
 
 def _explainer(
-    workspace: Workspace, task: Task, kind: "Kind"
+    workspace: Workspace, task: Task, network: Network
 ) -> "Callable[[str], EvidenceDocument]":
     """From a patient to the evidence over all finished slides; the model is loaded once."""
-    evidence = network_evidence(workspace, task, porpoise_name(kind, task), READS[kind])
-    return lambda patient: evidence(stored_bags(workspace, TILES, patient), patient)
+    evidence = network_evidence(workspace, task, network.name(task), network.reads)
+    tiles = network.reads[0]
+    return lambda patient: evidence(stored_bags(workspace, tiles, patient), patient)
 
 
 def network_evidence(

@@ -283,10 +283,10 @@ def register_model(
 
 def _weights_read(job: Job, task: Task) -> str:
     """Stamp of the encoder weights, where the model reads slides."""
-    if HIPT in job.upstream:
-        return weights_stamp(job, HIPT)
-    reads = {TILES, extremum_name(task)} & set(job.upstream)
-    return weights_stamp(job) if reads else ""
+    if extremum_name(task) in job.upstream:
+        return weights_stamp(job)
+    embedded = (a for a in job.upstream if a == HIPT or a.startswith(TILES))
+    return next((weights_stamp(job, asset) for asset in embedded), "")
 
 
 def _log_model(

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 EXAMPLE_TILES = 4
 FLUSH_SECONDS = 2.0  # MLflow is told of epochs no more often
-READS: "dict[Kind, tuple[str, ...]]" = {"amil": (TILES,), "snn": (OMICS,), "mmf": (TILES, OMICS)}
 DESCRIPTIONS: "dict[Kind, str]" = {
     "amil": "PORPOISE on slides alone: gated attention over all tiles of a patient.",
     "snn": "PORPOISE on omics alone: a self-normalizing network of all features.",
@@ -41,51 +40,94 @@ DESCRIPTIONS: "dict[Kind, str]" = {
 }
 
 
-def porpoise_name(kind: "Kind", task: Task) -> str:
-    """Asset name of one of the networks."""
-    return f"porpoise_{kind}_{task.name}"
+@dataclass(frozen=True)
+class Network:
+    """One of PORPOISE's networks.
+
+    Attributes
+    ----------
+    encoder
+        Further encoder whose tiles it reads; empty for the cohort's own.
+    """
+
+    kind: "Kind"
+    encoder: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """What names of its assets hold of it."""
+        return f"{self.kind}_{self.encoder}" if self.encoder else self.kind
+
+    @property
+    def tiles(self) -> str | None:
+        """Asset of the tiles that it reads."""
+        if self.kind == "snn":
+            return None
+        return f"{TILES}_{self.encoder}" if self.encoder else TILES
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Tiles and omics, where it reads them."""
+        omics = () if self.kind == "amil" else (OMICS,)
+        return (*((self.tiles,) if self.tiles else ()), *omics)
+
+    @property
+    def description(self) -> str:
+        """For the asset."""
+        tiles = f" Tiles as embedded by {self.encoder}." if self.encoder else ""
+        return f"{DESCRIPTIONS[self.kind]}{tiles}"
+
+    def name(self, task: Task) -> str:
+        """Asset name."""
+        return f"porpoise_{self.suffix}_{task.name}"
 
 
-def porpoise_kinds(config: CohortConfig) -> "list[Kind]":
+def networks(config: CohortConfig) -> list[Network]:
     """The networks that the YAML asks for and that the cohort has inputs for."""
-    wanted = config.porpoise.models if config.porpoise else []
-    present = {TILES: config.slides, OMICS: config.omics}
-    return [kind for kind in READS if kind in wanted and all(present[a] for a in READS[kind])]
+    if config.porpoise is None:
+        return []
+    own = [Network(kind) for kind in DESCRIPTIONS if kind in config.porpoise.models]
+    wanted = [*own, *(Network("amil", encoder) for encoder in config.porpoise.encoders)]
+    return [
+        network
+        for network in wanted
+        if (config.slides or not network.tiles) and (config.omics or OMICS not in network.reads)
+    ]
 
 
 def porpoise_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
     """A stage a network."""
-    return [_stage(config, task, kind) for kind in porpoise_kinds(config)]
+    return [_stage(config, task, network) for network in networks(config)]
 
 
-def _stage(config: CohortConfig, task: Task, kind: "Kind") -> CohortStage:
+def _stage(config: CohortConfig, task: Task, network: Network) -> CohortStage:
     assert config.porpoise is not None
-    settings, name = config.porpoise, porpoise_name(kind, task)
+    settings, name = config.porpoise, network.name(task)
     return CohortStage(
         outputs=(name,),
-        upstream=(CLINICAL, splits_name(task), *READS[kind]),
+        upstream=(CLINICAL, splits_name(task), *network.reads),
         group="models",
         code_version="2",
-        description=DESCRIPTIONS[kind],
+        description=network.description,
         kinds=frozenset({"pytorch", "mlflow"}),
         compute=Compute(gpu=1, cpu=4, memory_gib=16),
         parameters={
             "task": task.model_dump(),
-            "training": config.porpoise.model_dump(exclude={"models"}),
+            "training": config.porpoise.model_dump(exclude={"models", "encoders"}),
             "preserve_sites": config.evaluation.preserve_sites,
         },
-        run=lambda job: train_network(job, task, name, kind, TILES, settings),
+        run=lambda job: train_network(job, task, name, network.kind, network.tiles, settings),
     )
 
 
 def train_network(
-    job: Job, task: Task, name: str, kind: "Kind", slides: str, settings: NetworkConfig
+    job: Job, task: Task, name: str, kind: "Kind", bags: str | None, settings: NetworkConfig
 ) -> Produced:
     """Out-of-fold predictions and the registered final model of a network.
 
     Parameters
     ----------
-    slides
+    bags
         Asset whose embeddings are the bags, where the kind reads slides.
     """
     from mm_assets.models.porpoise.folds import Fits
@@ -98,8 +140,8 @@ def train_network(
     clinical, splits = read_table(job, CLINICAL), read_table(job, splits_name(task))
     endpoint = make_endpoint(clinical, task)
     cohort = Cohort(
-        StoredBags(job, slides, scratch) if TILES in READS[kind] else {},
-        read_table(job, OMICS) if OMICS in READS[kind] else None,
+        StoredBags(job, bags, scratch) if bags else {},
+        read_table(job, OMICS) if OMICS in job.upstream else None,
     )
     parameters = _parameters(settings, config.evaluation.seed)
     fits = 1 + len(splits[["repeat", "fold"]].drop_duplicates())

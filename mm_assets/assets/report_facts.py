@@ -69,6 +69,11 @@ def report_provenance(job: Job, task: Task, models: Sequence[str]) -> dict[str, 
         "clinical table": job.upstream[CLINICAL][COHORT].digest,
         "splits": job.upstream[splits_name(task)][COHORT].digest,
         **{
+            f"slides of {model}": f"embedded by {stamp}"
+            for model, receipt in receipts.items()
+            if (stamp := receipt.metadata["weights"])
+        },
+        **{
             f"predictions of {model}": f"{receipt.digest}, "
             f"code version {receipt.provenance.code_version}"
             for model, receipt in receipts.items()

@@ -13,6 +13,7 @@ from mm_assets.assets.checks import evaluation_checks
 from mm_assets.assets.learning_curve import learning_curve_stages
 from mm_assets.assets.models import heec_name, weights_stamp
 from mm_assets.assets.omics import CLINICAL, read_table, source_digests, splits_name
+from mm_assets.assets.porpoise import networks
 from mm_assets.assets.progress import Progress
 from mm_assets.assets.promotion import out_of_fold_file, settle
 from mm_assets.assets.report_facts import (
@@ -175,7 +176,7 @@ def _model_card(
         ModelCard(
             name=registered.name,
             version=registered.version,
-            description=model_descriptions(task).get(model, model),
+            description=model_descriptions(task, networks(job.workspace.config)).get(model, model),
             endpoint=endpoint_in_words(task),
             metrics=evaluation.metrics[evaluation.metrics["model"] == model],
             weights=str(facts["weights"]),
@@ -210,8 +211,8 @@ def _task_report(
         follow_up=follow_up(endpoint),
         classes=endpoint.classes,
         options=tuple(_options(evaluated, full)),
-        names=model_names(task),
-        descriptions=model_descriptions(task),
+        names=model_names(task, networks(config)),
+        descriptions=model_descriptions(task, networks(config)),
         attainable=_attainable(config, task),
         weights=weights_stamp(job) or None if config.slides else None,
         registered=_registered(job, task, models),

@@ -11,7 +11,7 @@ from mm_assets.assets.extremum import extremum_name
 from mm_assets.assets.hipt import hipt_name
 from mm_assets.assets.models import clinical_name, feature_blocks, heec_name, model_stages
 from mm_assets.assets.omics import CLINICAL, OMICS, read_table
-from mm_assets.assets.porpoise import READS, StoredBags, porpoise_kinds, porpoise_name
+from mm_assets.assets.porpoise import StoredBags, networks
 from mm_assets.assets.stage import Job
 from mm_assets.assets.tiles import HIPT
 from mm_assets.cohort.config import CohortConfig, Task
@@ -48,10 +48,10 @@ def scorers(config: CohortConfig, task: Task) -> dict[str, Scorer]:
         heec_name(task): Scorer((*tables, *slides), partial(_score_heec, task)),
     }
     found = {stage.name: on_features[stage.name] for stage in model_stages(config, task)}
-    networks = {porpoise_name(kind, task): READS[kind] for kind in porpoise_kinds(config)}
+    reads = {network.name(task): network.reads for network in networks(config)}
     if config.slides and config.hipt is not None:
-        networks[hipt_name(task)] = (HIPT,)
-    return found | {name: Scorer(reads, _network(reads)) for name, reads in networks.items()}
+        reads[hipt_name(task)] = (HIPT,)
+    return found | {name: Scorer(read, _network(read)) for name, read in reads.items()}
 
 
 def _score_clinical(job: Job, patients: Sequence[str], model: Any) -> "pd.DataFrame":

@@ -1,14 +1,29 @@
 """Models and endpoints in words, for reports."""
 
+from collections.abc import Sequence
+
 from mm_assets.assets.models import without_genes_label
+from mm_assets.assets.porpoise import Network
 from mm_assets.cohort.config import SurvivalTask, Task
 
-# Models of one modality whose names do not end with it.
-SINGLE_MODALITY = ("porpoise_amil", "porpoise_snn", "hipt")
+# Beginnings of the names of models of one modality whose names do not end with it.
+SINGLE_MODALITY = ("clinical_", "porpoise_amil", "porpoise_snn", "hipt")
+READ = {"amil": "slides alone", "snn": "omics alone", "mmf": "slides and omics"}
+METHOD = {
+    "amil": "attention over the tiles of the slides",
+    "snn": "self-normalizing network of all omics features",
+    "mmf": "attention over tiles and self-normalizing network, fused",
+}
 
 
-def model_names(task: Task) -> dict[str, str]:
-    """Model -> name for people; models that are not here go by their own."""
+def model_names(task: Task, networks: Sequence[Network]) -> dict[str, str]:
+    """Model -> name for people; models that are not here go by their own.
+
+    Parameters
+    ----------
+    networks
+        Of PORPOISE, as the cohort has them.
+    """
     genes = ", ".join(task.without_genes)
     return {
         "clinical_cox": "Clinical covariates alone",
@@ -26,16 +41,17 @@ def model_names(task: Task) -> dict[str, str]:
         "heec_clinical_offset": "HEEC, covariates as offset",
         "heec_filter_quarter": "HEEC, smaller filters",
         "heec_filter_none": "HEEC, no filters",
-        "porpoise_amil": "PORPOISE, slides alone",
-        "porpoise_snn": "PORPOISE, omics alone",
-        "porpoise_mmf": "PORPOISE, slides and omics",
         "hipt": "HIPT, slides alone",
+        **{
+            f"porpoise_{n.suffix}": f"PORPOISE, {READ[n.kind]}{n.encoder and f' ({n.encoder})'}"
+            for n in networks
+        },
         **({f"heec_{without_genes_label(task)}": f"HEEC without {genes}"} if genes else {}),
     }
 
 
-def model_descriptions(task: Task) -> dict[str, str]:
-    """One line on every model there can be."""
+def model_descriptions(task: Task, networks: Sequence[Network]) -> dict[str, str]:
+    """One line on every model there can be; `networks` as of `model_names`."""
     from mm_assets.models.variants import GROUPS
 
     options = {model: words for group in GROUPS.values() for model, words in group.described()}
@@ -48,10 +64,11 @@ def model_descriptions(task: Task) -> dict[str, str]:
         "heec_omics": "boosted trees on omics",
         "heec_no_expression": "boosted trees on everything but gene expression",
         "heec_omics_no_expression": "boosted trees on omics without gene expression",
-        "porpoise_amil": "attention over the tiles of the slides",
         "hipt": "attention over the regions of the slides",
-        "porpoise_snn": "self-normalizing network of all omics features",
-        "porpoise_mmf": "attention over tiles and self-normalizing network, fused",
+        **{
+            f"porpoise_{n.suffix}": f"{METHOD[n.kind]}{n.encoder and f' embedded by {n.encoder}'}"
+            for n in networks
+        },
         **options,
         **(without if task.without_genes else {}),
     }
@@ -59,8 +76,7 @@ def model_descriptions(task: Task) -> dict[str, str]:
 
 def is_single_modality(model: str) -> bool:
     """Whether a model reads slides, omics or clinical covariates alone."""
-    single = model.endswith(("_imaging", "_omics")) or model.startswith("clinical_")
-    return single or model in SINGLE_MODALITY
+    return model.endswith(("_imaging", "_omics")) or model.startswith(SINGLE_MODALITY)
 
 
 def endpoint_in_words(task: Task) -> str:

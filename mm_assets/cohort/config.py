@@ -225,6 +225,19 @@ class PorpoiseConfig(NetworkConfig):
         min_length=1,
         description="Slides, omics, both; those that the cohort has no inputs for are left out.",
     )
+    encoders: list[str] = Field(
+        default_factory=list,
+        description="Further encoders, by their name in `imaging.also` or `hipt`, on whose tiles "
+        "`amil` is trained too, so that the report compares encoders.",
+    )
+
+    @model_validator(mode="after")
+    def _slides_are_read(self) -> "PorpoiseConfig":
+        if self.encoders and "amil" not in self.models:
+            raise ValueError("encoders are compared by the network amil: add it to models")
+        if len(set(self.encoders)) < len(self.encoders):
+            raise ValueError(f"encoders must differ, found {self.encoders}")
+        return self
 
 
 class _TaskBase(_Strict):
@@ -406,6 +419,17 @@ class CohortConfig(_Strict):
             raise ValueError("the section hipt embeds tiles itself: rename the encoder hipt")
         if any(task.name == "embeddings" for task in self.tasks):
             raise ValueError("hipt_embeddings is an asset of HIPT: rename the task embeddings")
+        return self
+
+    @model_validator(mode="after")
+    def _compared_encoders_exist(self) -> "CohortConfig":
+        known = {further.name for further in self.imaging.also} | ({"hipt"} if self.hipt else set())
+        unknown = set(self.porpoise.encoders if self.porpoise else ()) - known
+        if unknown:
+            raise ValueError(
+                f"porpoise.encoders names no further encoder of the cohort: {sorted(unknown)}; "
+                f"there are {sorted(known)}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from mm_assets.assets.evidence import evidence_name
 from mm_assets.assets.graph import cohort_stages
 from mm_assets.assets.hipt_attention import hipt_attention_name
 from mm_assets.assets.overview import slide_states
+from mm_assets.assets.porpoise import Network, networks
 from mm_assets.assets.slides import manifest_rows, open_taken_in
 from mm_assets.assets.stage import SlideStage, Workspace
 from mm_assets.cohort.config import CohortConfig
@@ -126,13 +127,19 @@ def _shows(config: CohortConfig) -> dict[str, str]:
     """Assets of evidence, and what to call them."""
     made = {asset for stage in cohort_stages(config) for asset in stage.outputs}
     known = {evidence_name(task): f"{task.name}: HEEC" for task in config.tasks}
-    known |= {attention_name("amil", task): f"{task.name}: attention" for task in config.tasks}
     known |= {
-        attention_name("mmf", task): f"{task.name}: attention, beside omics"
+        attention_name(network, task): f"{task.name}: attention{_beside(network)}"
         for task in config.tasks
+        for network in networks(config)
     }
     known |= {hipt_attention_name(task): f"{task.name}: HIPT" for task in config.tasks}
     return {asset: title for asset, title in known.items() if asset in made}
+
+
+def _beside(network: Network) -> str:
+    if network.encoder:
+        return f", {network.encoder}"
+    return ", beside omics" if network.kind == "mmf" else ""
 
 
 def _summary(receipt: Receipt) -> dict[str, Any]:

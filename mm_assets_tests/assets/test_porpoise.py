@@ -25,9 +25,11 @@ from mm_assets.assets.porpoise import StoredBags, porpoise_stages
 from mm_assets.assets.predictions import predictions_stage
 from mm_assets.assets.progress import listen
 from mm_assets.assets.reports import evaluation_stage, read_results
+from mm_assets.assets.scoring import scorers
 from mm_assets.assets.stage import CohortStage, Job, Workspace
 from mm_assets.assets.tiles import TILES
 from mm_assets.cohort.loading import load_config
+from mm_assets.cohort.problems import CohortError
 from mm_assets.explain.document import EvidenceDocument
 from mm_assets.models.porpoise.model import Cohort as PorpoiseCohort
 from mm_assets.models.porpoise.model import registry_frame
@@ -48,15 +50,15 @@ PATIENTS, SLIDES, WIDTH, EPOCHS = 24, 20, 16, 2
 MODELS = ["porpoise_amil", "porpoise_snn", "porpoise_mmf"]
 
 
-def embedded(slide: int) -> pa.Table:
+def embedded(slide: int, width: int = WIDTH) -> pa.Table:
     """Tiles as `tile_embeddings` stores them."""
     rng = np.random.default_rng(slide)
     count = int(rng.integers(3, 12))
-    values = rng.normal(size=(count, WIDTH)).astype(np.float16)
+    values = rng.normal(size=(count, width)).astype(np.float16)
     place = pa.array((256 * np.arange(count)).astype(np.int32))
     return pa.table(
         {
-            "embedding": pa.FixedSizeListArray.from_arrays(values.ravel(), WIDTH),
+            "embedding": pa.FixedSizeListArray.from_arrays(values.ravel(), width),
             "x": place,
             "y": place,
             "size0": pa.array(np.full(count, 256, np.int32)),
@@ -85,14 +87,21 @@ def make_workspace(home: Path, folder: Path, **sections: object) -> Workspace:
     return space
 
 
-def embed(space: Workspace, patient: str, number: int, weights: str) -> None:
+def embed(
+    space: Workspace,
+    patient: str,
+    number: int,
+    weights: str,
+    asset: str = TILES,
+    width: int = WIDTH,
+) -> None:
     """Put embeddings of a patient's slide into the store."""
     slide = Path(slide_name(patient)).stem
-    made_of = Provenance(TILES, slide, "1", {}, {})
-    ref = ArtefactRef("tiny", TILES, slide, "arrow")
-    outputs = {"arrow": space.store.write_arrow(ref, embedded(number), made_of)}
+    made_of = Provenance(asset, slide, "1", {}, {})
+    ref = ArtefactRef("tiny", asset, slide, "arrow")
+    outputs = {"arrow": space.store.write_arrow(ref, embedded(number, width), made_of)}
     metadata = {"encoder": "resnet50", "weights": weights}
-    receipt = Receipt("tiny", TILES, slide, "done", made_of, outputs, metadata=metadata)
+    receipt = Receipt("tiny", asset, slide, "done", made_of, outputs, metadata=metadata)
     space.receipts.write(receipt)
 
 
@@ -216,6 +225,56 @@ def _check_registry(workspace: Workspace, stage: CohortStage, model: str, folder
     frame = registry_frame(cohort, predictor, expected.index.tolist())
     found = workspace.tracking.load(model).predict(frame)
     pd.testing.assert_frame_equal(found, expected, check_names=False, atol=1e-6)
+
+
+def test_encoders_are_compared(home: Path, tmp_path: Path) -> None:
+    further, width = f"{TILES}_wide", 2 * WIDTH
+    imaging = {"also": [{"name": "wide", "encoder": "resnet50_2048", "weights": "random:7"}]}
+    asked = {"models": ["amil"], "encoders": ["wide"], "epochs": EPOCHS}
+    space = make_workspace(home, tmp_path / "tiny", imaging=imaging, porpoise=asked)
+    for number, name in enumerate(patient_ids(PATIENTS)[:SLIDES]):
+        embed(space, name, number, "random:7", further, width)
+    task = space.config.tasks[0]
+    own, wide = porpoise_stages(space.config, task)
+    assert (own.name, wide.name) == ("porpoise_amil_subtype", "porpoise_amil_wide_subtype")
+    assert TILES in own.upstream
+    assert {TILES, further} & set(wide.upstream) == {further}
+    made = {stage.name: run_cohort_stage(stage, space, "")[0] for stage in (own, wide)}
+    assert made[own.name].metadata["weights"] == "resnet50 random:0"
+    assert made[wide.name].metadata["weights"] == "resnet50 random:7"
+    assert space.tracking.predictor("tiny.subtype.porpoise_amil_wide").embedding == width
+    assert scorers(space.config, task)[wide.name].reads == (further,)
+    looked = attention_stages(space.config, task, "evaluation")
+    assert [stage.name for stage in looked] == ["attention_subtype", "attention_amil_wide_subtype"]
+    assert looked[1].patient_upstream == (further,)
+
+    evaluation = evaluation_stage(space.config, task, [own.name, wide.name])
+    run_cohort_stage(evaluation, space, "")
+    page = space.store.read_bytes(ArtefactRef("tiny", evaluation.name, "cohort", "html")).decode()
+    assert "PORPOISE, slides alone (wide)" in page
+    assert "attention over the tiles of the slides embedded by wide" in page
+    assert "embedded by resnet50 random:7" in page
+    # A further encoder leaves what the others make as it is.
+    plain = load_config(write_yaml(tmp_path / "tiny", porpoise={**asked, "encoders": []}))
+    (alone,) = porpoise_stages(plain, task)
+    assert alone.parameters == own.parameters == wide.parameters
+
+
+@pytest.mark.parametrize(
+    ("porpoise", "reason"),
+    [
+        ({"encoders": ["absent"]}, r"no further encoder.*absent.*there are \['wide'\]"),
+        ({"encoders": ["hipt"]}, "no further encoder.*hipt"),
+        ({"models": ["snn"], "encoders": ["wide"]}, "add it to models"),
+        ({"encoders": ["wide", "wide"]}, "must differ"),
+    ],
+)
+def test_encoders_that_cannot_be_compared_are_refused(
+    tmp_path: Path, porpoise: dict[str, object], reason: str
+) -> None:
+    imaging = {"also": [{"name": "wide", "encoder": "resnet50_2048", "weights": "random:7"}]}
+    with pytest.raises(CohortError, match=reason):
+        load_config(write_yaml(tmp_path, imaging=imaging, porpoise=porpoise))
 
 
 def test_only_what_is_asked_for_and_can_be_read(home: Path, tmp_path: Path) -> None:
