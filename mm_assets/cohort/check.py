@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -30,6 +31,7 @@ from mm_assets.files import publish
 Result = TypeVar("Result")
 # Findings about omics are remembered for as long as neither the files nor this number change.
 _FINDINGS_VERSION = 3
+SYNTHETIC_ONLY = "MM_SYNTHETIC_ONLY"
 
 
 def check_cohort(config: CohortConfig) -> list[Problem]:
@@ -56,7 +58,18 @@ def check_cohort(config: CohortConfig) -> list[Problem]:
     if config.omics:
         problems += _omics_problems(config.omics, clinical)
     problems += _file_problems(config)
+    problems += _foreign_problems(config)
     return sorted(problems, key=lambda problem: problem.severity)
+
+
+def _foreign_problems(config: CohortConfig) -> Iterator[Problem]:
+    """Real data where only synthetic data may be: a test account, say."""
+    if os.environ.get(SYNTHETIC_ONLY):
+        from mm_assets.synthetic.recognition import foreign_inputs
+
+        for where, what in foreign_inputs(config).items():
+            fix = f"{SYNTHETIC_ONLY} is set: only what `mm demo create` wrote may be used here"
+            yield Problem(where, what, fix)
 
 
 def _collect(

@@ -113,12 +113,9 @@ def _write_cohort(
     progress: Callable[[int, int], None] | None,
     oddities: bool,
 ) -> None:
-    latents = draw_patients(patients, seed)
-    plans = plan_slides(list(latents.index), oddities)
+    latents, plans = _drawn(patients, seed, oddities)
+    write_tables(folder, patients, seed, oddities)
     clinical = _clinical_table(latents, oddities)
-    clinical.to_csv(folder / "clinical.csv")
-    _manifest(plans, latents).to_csv(folder / "slides.csv", index=False)
-    write_study(folder / "omics", _omics_tables(latents, seed, oddities), seed)
     attainable = json.dumps(_attainable(latents, clinical), indent=1)
     (folder / "attainable.json").write_text(attainable + "\n")
     truth = folder / "truth"
@@ -129,6 +126,19 @@ def _write_cohort(
         truth / "slides.csv", index=False
     )
     _write_slides(folder, plans, latents, seed, slides_px, progress)
+
+
+def write_tables(folder: Path, patients: int, seed: int, oddities: bool) -> None:
+    """What a cohort reads beside its slides: ``clinical.csv``, ``slides.csv`` and ``omics/``."""
+    latents, plans = _drawn(patients, seed, oddities)
+    _clinical_table(latents, oddities).to_csv(folder / "clinical.csv")
+    _manifest(plans, latents).to_csv(folder / "slides.csv", index=False)
+    write_study(folder / "omics", _omics_tables(latents, seed, oddities), seed)
+
+
+def _drawn(patients: int, seed: int, oddities: bool) -> tuple[pd.DataFrame, list[SlidePlan]]:
+    latents = draw_patients(patients, seed)
+    return latents, plan_slides(list(latents.index), oddities)
 
 
 def _clinical_table(latents: pd.DataFrame, oddities: bool) -> pd.DataFrame:
