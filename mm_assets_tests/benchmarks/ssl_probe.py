@@ -22,7 +22,7 @@ of the synthetic slides are told apart by random weights already, and ten epochs
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mm_assets.assets.ssl_training import LevelTraining, set_up_tiles
@@ -68,6 +68,7 @@ from mm_assets.wsi.tissue import find_tissue
 
 Floats = NDArray[np.float64]
 LESION_SHARE, RESAMPLES, FOLDS = 0.5, 1000, 5
+LABELLED_PATIENTS, LABELLED_TILES, CHOICES = 8, 10, 60
 SUBTYPE = ClassificationTask(
     kind="classification", name="subtype", column="subtype", classes=["IDC", "ILC"]
 )
@@ -167,16 +168,19 @@ def embed(tiles: Tiles, encoder: Encoder) -> list[NDArray[np.float16]]:
 
 def probe(tiles: Tiles, embeddings: list[NDArray[np.float16]]) -> Floats:
     """Score of every tile by a linear model that saw tiles of other sites; shape [n]."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     values = np.concatenate(embeddings).astype(np.float32)
     return cross_val_predict(
-        model,
+        _linear(),
         values,
         tiles.lesion,
         groups=tiles.site,
         cv=GroupKFold(FOLDS),
         method="decision_function",
     )
+
+
+def _linear() -> Pipeline:
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
 
 
 def probe_draws(tiles: Tiles, score: Floats) -> Floats:
@@ -186,6 +190,54 @@ def probe_draws(tiles: Tiles, score: Floats) -> Floats:
     draws = rng.multinomial(len(patients), np.full(len(patients), 1 / len(patients)), RESAMPLES)
     weights = np.concatenate([np.ones((1, len(patients))), draws])[:, owner]
     return np.array([roc_auc_score(tiles.lesion, score, sample_weight=w) for w in weights])
+
+
+def few_label_draws(tiles: Tiles, embeddings: list[NDArray[np.float16]]) -> Floats:
+    """AUROC of a linear model of few labels on all other patients, over choices of the labels.
+
+    First the mean over `CHOICES`, then the same for resampled choices and patients.
+    """
+    values = np.concatenate(embeddings).astype(np.float32)
+    patients, owner = np.unique(tiles.patient, return_inverse=True)
+    rng = np.random.default_rng(0)
+    share = np.full(len(patients), 1 / len(patients))
+    weights = np.concatenate(
+        [np.ones((1, len(patients))), rng.multinomial(len(patients), share, RESAMPLES)]
+    )
+    found = np.stack(
+        [
+            _weighted_aurocs(tiles.lesion[others], score, weights[:, owner[others]])
+            for labelled, others in _choices(tiles, rng)
+            for model in [_linear().fit(values[labelled], tiles.lesion[labelled])]
+            for score in [model.decision_function(values[others])]
+        ],
+        axis=1,
+    )
+    drawn = rng.integers(CHOICES, size=found.shape)
+    drawn[0] = np.arange(CHOICES)
+    return np.take_along_axis(found, drawn, axis=1).mean(1)
+
+
+def _choices(
+    tiles: Tiles, rng: np.random.Generator
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Labelled tiles of few patients, and all tiles of the others."""
+    patients, made = np.unique(tiles.patient), 0
+    while made < CHOICES:
+        known = np.isin(tiles.patient, rng.choice(patients, LABELLED_PATIENTS, replace=False))
+        classes = [np.flatnonzero(known & (tiles.lesion == lesion)) for lesion in (True, False)]
+        if min(map(len, classes)) >= LABELLED_TILES:
+            made += 1
+            chosen = [rng.choice(own, LABELLED_TILES, replace=False) for own in classes]
+            yield np.concatenate(chosen), np.flatnonzero(~known)
+
+
+def _weighted_aurocs(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:
+    """AUROC under each row of weights of the tiles; scores have no ties."""
+    order = np.argsort(score)
+    ups, downs = weights[:, order] * positive[order], weights[:, order] * ~positive[order]
+    below = downs.cumsum(1)
+    return (ups * below).sum(1) / (ups.sum(1) * downs.sum(1))
 
 
 def downstream_draws(
@@ -242,6 +294,8 @@ def main(folder: Path, seeds: list[int]) -> None:
         embeddings = {name: embed(tiles, load_encoder(*given)) for name, given in encoders.items()}
         probes = {n: probe_draws(tiles, probe(tiles, e)) for n, e in embeddings.items()}
         show("linear probe, AUROC", probes)
+        few = {name: few_label_draws(tiles, own) for name, own in embeddings.items()}
+        show("linear probe of 20 labels, AUROC", few)
         show("AUC", downstream_draws(cohort, tiles, embeddings, SUBTYPE))
         show("C-index", downstream_draws(cohort, tiles, embeddings, SURVIVAL))
 
