@@ -45,6 +45,8 @@ class Compute:
         Device model a scheduler should pick (for example ``nvidia-a10g``), if it matters.
     chunk
         Slides one run of a per-slide asset handles.
+    hours
+        Longest time a job of a remote launcher may take.
     """
 
     gpu: int = 0
@@ -52,6 +54,7 @@ class Compute:
     memory_gib: float = 4.0
     gpu_kind: str | None = None
     chunk: int = 500
+    hours: float = 24.0
 
     def overridden(self, override: ComputeOverride | None) -> "Compute":
         """The same needs with the values that a cohort's YAML sets."""
