@@ -1,5 +1,6 @@
 """The request that creates a processing job, and the names of jobs."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ INPUT = "/opt/ml/processing/input/job"
 ENTRYPOINT = ("python", "-m", "mm_assets.job")
 VOLUME_GB = 100  # twice the default limit of the slide cache
 _NAME_CHARACTERS = 63
+_ROLE, _IMAGE = "MM_SAGEMAKER_ROLE", "MM_SAGEMAKER_IMAGE"
+_FORWARDED = ("AWS_REGION", "MM_SLIDE_CACHE_GB", "MLFLOW_TRACKING_URI")
 
 
 def job_name(*parts: str, digest: str, attempt: int) -> str:
@@ -49,6 +52,26 @@ class SageMakerSettings:
     security_groups: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     poll_seconds: float = 5.0
+
+    @classmethod
+    def from_environment(cls) -> "SageMakerSettings":
+        """As `MM_SAGEMAKER_ROLE`, `_IMAGE`, `_SUBNETS` and `_SECURITY_GROUPS` say.
+
+        Raises
+        ------
+        ValueError
+            When role or image is not given.
+        """
+        missing = [name for name in (_ROLE, _IMAGE) if not os.environ.get(name)]
+        if missing:
+            raise ValueError(f"launcher sagemaker: set {' and '.join(missing)}")
+        return cls(
+            role=os.environ[_ROLE],
+            image=os.environ[_IMAGE],
+            subnets=_listed("MM_SAGEMAKER_SUBNETS"),
+            security_groups=_listed("MM_SAGEMAKER_SECURITY_GROUPS"),
+            environment={name: os.environ[name] for name in _FORWARDED if name in os.environ},
+        )
 
     def request(
         self,
@@ -98,3 +121,7 @@ class SageMakerSettings:
                 }
             }
         return request
+
+
+def _listed(variable: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in os.environ.get(variable, "").split(",") if part.strip())
