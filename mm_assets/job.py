@@ -37,7 +37,7 @@ def main(file: Path) -> None:
     ) as pipes:
 
         def tell(outcome: SlideOutcome) -> None:
-            pipes.report_custom_message({"slide": outcome.slide})
+            pipes.report_custom_message({"slide": outcome.slide, "reason": outcome.reason})
 
         workspace = Workspace(config, store, tracking, pipes.log)
         run = SlideRun(stages[order["stage"]], workspace, order["assets"], pipes.run_id)

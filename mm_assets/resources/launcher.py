@@ -85,36 +85,56 @@ class SageMakerLauncher:
         _refuse_local(task)
         root = f"{task.store.uri.rstrip('/')}/{task.config.cohort}/_jobs/{task.stage}"
         client = PipesSageMakerClient(self.settings, root)
-        waiting = dict.fromkeys(task.slides)
-
-        def heard(message: Mapping[str, str]) -> None:
-            slide = message["slide"]
-            outcome = task.recorded(slide) if slide in waiting else None
-            if outcome is not None:
-                del waiting[slide]
-                finished(slide, outcome)
-
-        follow = partial(client.run, context=self.context, compute=task.compute, on_message=heard)
+        waiting = _Waiting(task, finished)
+        follow = partial(
+            client.run, context=self.context, compute=task.compute, on_message=waiting.hear
+        )
         for name, order in client.known().items():
-            if waiting.keys() & set(order["slides"]):
+            if waiting.reasons.keys() & set(order["slides"]):
                 try:
                     follow(name=_only(name), order=order)
                 except SageMakerError as error:
                     log.warning(f"{error}; what it has not done is done anew")
-        if not waiting:
+                waiting.take_finished()
+        if not waiting.reasons:
             return {}
-        order, files = _order(replace(task, slides=tuple(waiting)))
+        order, files = _order(replace(task, slides=tuple(waiting.reasons)))
         digest = bytes_digest(canonical_json(order)).removeprefix("sha256:")[:12]
+        name_of = partial(_name, task.config.cohort, task.stage, digest)
         reason = "the job made something else: its image holds another version of mm_assets"
         try:
-            follow(
-                name=partial(_name, task.config.cohort, task.stage, digest),
-                order=order,
-                files=files,
-            )
+            follow(name=name_of, order=order, files=files)
         except SageMakerError as error:
             reason = str(error)
-        return {slide: Loss(reason, False) for slide in waiting}
+        waiting.take_finished()
+        return {slide: Loss(told or reason, False) for slide, told in waiting.reasons.items()}
+
+
+class _Waiting:
+    """Slides without an outcome, and why if the job has said."""
+
+    def __init__(self, task: Task, finished: Finished) -> None:
+        self.task, self.finished = task, finished
+        self.reasons = dict.fromkeys(task.slides, "")
+
+    def hear(self, message: Mapping[str, str]) -> None:
+        """A job says that it is through with a slide."""
+        slide = message["slide"]
+        if slide in self.reasons:
+            self.reasons[slide] = message["reason"]
+            self._take(slide, self.task.recorded(slide))
+
+    def take_finished(self) -> None:
+        """Slides that a job finished without being able to say so."""
+        for slide in tuple(self.reasons):
+            outcome = self.task.recorded(slide)
+            if outcome is not None and outcome.state == "done":
+                self._take(slide, outcome)
+
+    def _take(self, slide: str, outcome: Any) -> None:
+        if outcome is not None:
+            del self.reasons[slide]
+            self.finished(slide, outcome)
 
 
 def launcher_for(compute: Compute, context: Context) -> Launcher:

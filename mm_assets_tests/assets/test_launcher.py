@@ -58,26 +58,56 @@ def test_a_job_makes_what_is_made_here(
     from mm_assets.cli import walk, workspace
 
     yaml, prefix = remote_cohort(tmp_path, slides=3, spoilt=slide_name("P001"))
-    found = {}
-    for launcher in ("local", "sagemaker"):
-        monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/{launcher}")
-        space = workspace(str(yaml))
-        if launcher == "local":
-            space = replace(space, config=space.config.model_copy(update={"compute": {}}))
-        assert walk(space, ["slide", "tissue", *EMBEDDINGS]) == {}
-        found[launcher] = {
-            (asset, slide): (receipt.state, receipt.outputs, receipt.fingerprint, receipt.reason)
-            for asset in EMBEDDINGS
-            for slide, receipt in space.receipts.read_all("tiny", asset).items()
-        }
-    assert found["sagemaker"] == found["local"]
-    states = {slide: facts[0] for (_, slide), facts in found["sagemaker"].items()}
+    monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
+    remote = workspace(str(yaml))
+    here = replace(remote, config=remote.config.model_copy(update={"compute": {}}))
+    found = []
+    for space in (here, remote):
+        assert walk(space, ["slide", "tissue", "tile_embeddings"]) == {}
+        receipts = {asset: space.receipts.read_all("tiny", asset) for asset in EMBEDDINGS}
+        found.append(
+            {
+                (asset, slide): (r.state, r.outputs, r.fingerprint, r.reason)
+                for asset in EMBEDDINGS
+                for slide, r in receipts[asset].items()
+            }
+        )
+        if space is here:
+            assert not settings.jobs
+            for asset in EMBEDDINGS:
+                for ref in space.store.list("tiny", asset):
+                    space.store.delete(ref)
+                for slide in receipts[asset]:
+                    space.receipts.delete("tiny", asset, slide)
+    assert found[0] == found[1]
+    states = {slide: facts[0] for (_, slide), facts in found[1].items()}
     assert states == {"P000-S1": "done", "P001-S1": "failed", "P002-S1": "done"}
     (job,) = settings.jobs.values()
     assert job.name.startswith("mm-tiny-tile-embeddings-")
-    assert _keys(f"{prefix}/sagemaker/tiny/_jobs") == []
-    assert walk(space, ["tile_embeddings"]) == {}
+    assert _keys(f"{prefix}/store/tiny/_jobs") == []
+    assert walk(remote, ["tile_embeddings"]) == {}
     assert len(settings.jobs) == 1
+
+
+@pytest.mark.stress
+def test_slides_that_a_job_had_no_time_for(
+    home: Path, tmp_path: Path, settings: SageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mm_assets.cli import walk, workspace
+
+    yaml, prefix = remote_cohort(tmp_path, slides=12)
+    monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
+    space = workspace(str(yaml))
+    assert walk(space, ["slide", "tissue"]) == {}
+    override = space.config.compute["tile_embeddings"].model_copy(update={"hours": 14 / 3600})
+    hasty = space.config.model_copy(update={"compute": {"tile_embeddings": override}})
+    failures = walk(replace(space, config=hasty), ["tile_embeddings"])
+    assert 0 < len(failures) <= 12
+    assert all("limit of" in reason for reason in failures.values())
+    done = space.receipts.read_all("tiny", "tile_embeddings")
+    assert {slide for slide, r in done.items() if r.state == "failed"} == set(failures)
+    assert walk(space, ["tile_embeddings"]) == {}
+    assert len(settings.jobs) == 2
 
 
 @pytest.mark.stress

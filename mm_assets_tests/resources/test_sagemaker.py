@@ -115,6 +115,7 @@ def test_what_the_service_refuses_is_told(sagemaker: SageMaker, root: str) -> No
     assert keys_left(root) == []
 
 
+@pytest.mark.stress
 def test_many_jobs_at_once(jobs: PipesSageMakerClient, sagemaker: SageMaker, root: str) -> None:
     names = [f"job{number}" for number in range(20)]
 
