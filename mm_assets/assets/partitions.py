@@ -36,6 +36,7 @@ from mm_assets.assets.stage import (
     slide_partitions,
 )
 from mm_assets.cohort.config import CohortConfig
+from mm_assets.resources.estimate import spent
 from mm_assets.resources.home import keep_connections
 from mm_assets.resources.launcher import Launcher, LocalLauncher, Task, launcher_for
 from mm_assets.resources.receipts import Receipt
@@ -145,6 +146,7 @@ class SlideRun:
             compute=self.stage.compute_for(workspace.config),
             work=partial(self._compute_all, todo),
             isolated=self.stage.isolated,
+            at_once=self.stage.slides_at_once,
             recorded=self._recorded,
         )
 
@@ -162,7 +164,12 @@ class SlideRun:
         if bad:
             state: State = "quarantined" if is_quarantine(bad) else "failed"
             return SlideOutcome(slide, state, {}, {}, bad.reason)
-        produced = {asset: Produced(r.outputs, r.metadata) for asset, r in made.items()}
+        compute = self.stage.compute_for(self.workspace.config)
+        prices = self.workspace.config.prices
+        produced = {
+            asset: Produced(r.outputs, {**r.metadata, **spent(compute, prices, r.seconds)})
+            for asset, r in made.items()
+        }
         return SlideOutcome(slide, "done", made, produced)
 
     def _compute_all(
@@ -198,6 +205,21 @@ class SlideRun:
             slide
             for slide in slides
             if not self._blocked(slide) and len(settled.get(slide, {})) < len(self.assets)
+        ]
+
+    def unfinished(self, slides: Sequence[str]) -> list[str]:
+        """Those of `slides` that are to be computed, now or once what is upstream is there."""
+        settled = self._settled(slides)
+        hopeless = {
+            slide
+            for receipts in self.upstream.values()
+            for slide, receipt in receipts.items()
+            if is_quarantine(receipt)
+        }
+        return [
+            slide
+            for slide in slides
+            if slide not in hopeless and len(settled.get(slide, {})) < len(self.assets)
         ]
 
     def _settled(self, slides: Sequence[str]) -> dict[str, dict[str, Receipt]]:

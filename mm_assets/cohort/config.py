@@ -399,6 +399,9 @@ class CohortConfig(_Strict):
     evaluation: EvaluationConfig = EvaluationConfig()
     refresh: RefreshConfig = RefreshConfig()
     compute: dict[str, ComputeOverride] = Field(default_factory=dict)
+    prices: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="Instance type -> price of an hour, for estimates."
+    )
     optional: bool = Field(
         False, description="No assets instead of an error while the data do not exist."
     )

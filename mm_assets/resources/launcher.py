@@ -16,6 +16,8 @@ from mm_assets.assets.log import Log
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.cohort.sources import is_remote
 from mm_assets.resources.digest import bytes_digest, canonical_json
+from mm_assets.resources.estimate import Estimate, estimate, seconds_a_slide
+from mm_assets.resources.receipts import Receipts
 from mm_assets.resources.sagemaker import Context, PipesSageMakerClient, SageMakerError
 from mm_assets.resources.sagemaker_request import SageMakerSettings, job_name
 from mm_assets.resources.store import ArtefactStore
@@ -33,6 +35,8 @@ class Task:
     ----------
     work, isolated
         How it is done on this machine, and whether in a child process.
+    at_once
+        Slides that are processed side by side.
     recorded
         Outcome of a slide as its receipts have it; None where there are none of this work.
     """
@@ -46,6 +50,7 @@ class Task:
     compute: Compute
     work: Work
     isolated: bool
+    at_once: int
     recorded: Callable[[str], Any]
 
 
@@ -98,6 +103,7 @@ class SageMakerLauncher:
                 waiting.take_finished()
         if not waiting.reasons:
             return {}
+        log.info(str(_estimate(task, len(waiting.reasons))))
         order, files = _order(replace(task, slides=tuple(waiting.reasons)))
         digest = bytes_digest(canonical_json(order)).removeprefix("sha256:")[:12]
         name_of = partial(_name, task.config.cohort, task.stage, digest)
@@ -142,6 +148,12 @@ def launcher_for(compute: Compute, context: Context) -> Launcher:
     if compute.launcher == "local":
         return LocalLauncher()
     return SageMakerLauncher(SageMakerSettings.from_environment(), context)
+
+
+def _estimate(task: Task, slides: int) -> Estimate:
+    config = task.config
+    seconds = seconds_a_slide(Receipts(task.store), config.cohort, task.stage)
+    return estimate(slides, task.compute, config.prices, seconds, task.at_once)
 
 
 def _only(name: str) -> Callable[[int], str]:
