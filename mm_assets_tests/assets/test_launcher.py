@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import boto3
+import dagster as dg
 import pytest
 
 from deploy.local.sagemaker.server import SageMaker
@@ -42,6 +43,7 @@ def remote_cohort(folder: Path, slides: int, spoilt: str | None = None) -> tuple
             "patient_pattern": r"^(P\d+)",
         },
         compute={"tile_embeddings": {"launcher": "sagemaker", "gpu": 0}},
+        prices={"ml.m5.xlarge": 3600.0},
     )
     if spoilt:
         spoil_corner(yaml.parent / "slides" / spoilt)
@@ -56,8 +58,9 @@ def test_a_job_makes_what_is_made_here(
     home: Path, tmp_path: Path, settings: SageMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mm_assets.cli import walk, workspace
+    from mm_assets.resources.home import dagster_instance
 
-    yaml, prefix = remote_cohort(tmp_path, slides=3, spoilt=slide_name("P001"))
+    yaml, prefix = remote_cohort(tmp_path, slides=2, spoilt=slide_name("P001"))
     monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
     remote = workspace(str(yaml))
     here = replace(remote, config=remote.config.model_copy(update={"compute": {}}))
@@ -81,10 +84,17 @@ def test_a_job_makes_what_is_made_here(
                     space.receipts.delete("tiny", asset, slide)
     assert found[0] == found[1]
     states = {slide: facts[0] for (_, slide), facts in found[1].items()}
-    assert states == {"P000-S1": "done", "P001-S1": "failed", "P002-S1": "done"}
+    assert states == {"P000-S1": "done", "P001-S1": "failed"}
     (job,) = settings.jobs.values()
     assert job.name.startswith("mm-tiny-tile-embeddings-")
     assert _keys(f"{prefix}/store/tiny/_jobs") == []
+    with dagster_instance() as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", "tile_embeddings"]))
+    assert event
+    assert event.asset_materialization
+    told = event.asset_materialization.metadata
+    assert told["instance"].value == "ml.m5.xlarge"
+    assert told["cost"].value == pytest.approx(told["seconds"].value, abs=0.01)
     assert walk(remote, ["tile_embeddings"]) == {}
     assert len(settings.jobs) == 1
 
