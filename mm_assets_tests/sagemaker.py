@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ WORKER = Path(__file__).parent / "resources" / "pipes_worker.py"
 
 def client(root: str, **settings: Any) -> PipesSageMakerClient:
     """A client that looks often."""
-    settings = {"poll_seconds": 0.1, **settings}
+    settings = {"poll_seconds": 0.1, "capacity_seconds": 0.1, **settings}
     return PipesSageMakerClient(SageMakerSettings(ROLE, IMAGE, **settings), root)
 
 
@@ -40,10 +41,10 @@ def run_worker(
 ) -> list[Any]:
     """Messages of a job that behaves as told."""
     messages: list[Any] = []
-    arguments = {"compute": Compute(), "on_message": messages.append, **more}
+    names = (job_name("mm", name or behaviour, digest="0f3a", attempt=n) for n in count(1))
+    arguments = {"names": names, "compute": Compute(), "on_message": messages.append, **more}
     client.run(
         context=context,
-        name=lambda attempt: job_name("mm", name or behaviour, digest="0f3a", attempt=attempt),
         order={"behaviour": behaviour},
         entrypoint=("python", str(WORKER)),
         **arguments,

@@ -7,6 +7,7 @@ artefacts and receipts are the same; receipts say what has become of each slide.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,7 +98,7 @@ class SageMakerLauncher:
         for name, order in client.known().items():
             if waiting.reasons.keys() & set(order["slides"]):
                 try:
-                    follow(name=_only(name), order=order)
+                    follow(names=(name,), order=order)
                 except SageMakerError as error:
                     log.warning(f"{error}; what it has not done is done anew")
                 waiting.take_finished()
@@ -106,10 +107,13 @@ class SageMakerLauncher:
         log.info(str(_estimate(task, len(waiting.reasons))))
         order, files = _order(replace(task, slides=tuple(waiting.reasons)))
         digest = bytes_digest(canonical_json(order)).removeprefix("sha256:")[:12]
-        name_of = partial(_name, task.config.cohort, task.stage, digest)
+        names = (
+            job_name("mm", task.config.cohort, task.stage, digest=digest, attempt=attempt)
+            for attempt in count(1)
+        )
         reason = "the job made something else: its image holds another version of mm_assets"
         try:
-            follow(name=name_of, order=order, files=files)
+            follow(names=names, order=order, files=files)
         except SageMakerError as error:
             reason = str(error)
         waiting.take_finished()
@@ -154,14 +158,6 @@ def _estimate(task: Task, slides: int) -> Estimate:
     config = task.config
     seconds = seconds_a_slide(Receipts(task.store), config.cohort, task.stage)
     return estimate(slides, task.compute, config.prices, seconds, task.at_once)
-
-
-def _only(name: str) -> Callable[[int], str]:
-    return lambda attempt: name
-
-
-def _name(cohort: str, stage: str, digest: str, attempt: int) -> str:
-    return job_name("mm", cohort, stage, digest=digest, attempt=attempt)
 
 
 def _order(task: Task) -> tuple[dict[str, Any], dict[str, bytes]]:

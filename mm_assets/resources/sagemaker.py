@@ -8,7 +8,7 @@ characters for each.
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -83,7 +83,7 @@ class PipesSageMakerClient(PipesClient):
         *,
         context: Context,
         extras: Mapping[str, Any] | None = None,
-        name: Callable[[int], str],
+        names: Iterable[str],
         order: Mapping[str, Any],
         compute: Compute,
         files: Mapping[str, bytes] | None = None,
@@ -94,8 +94,9 @@ class PipesSageMakerClient(PipesClient):
 
         Parameters
         ----------
-        name
-            Attempt (from 1) -> name of the job.
+        names
+            Name of the job, then those of further attempts: of jobs that are over, or found no
+            machine.
         order
             What the entry point is told, as JSON; its key ``pipes`` is added.
         files
@@ -110,10 +111,9 @@ class PipesSageMakerClient(PipesClient):
             else is raised leaves the job alone: the next run with its name adopts it.
         """
         data = _context_data(context, extras or {})
-        attempt = without_capacity = 0
-        while True:
-            attempt += 1
-            job = _Run(self, context, name(attempt), on_message)
+        without_capacity = 0
+        for name in names:
+            job = _Run(self, context, name, on_message)
             try:
                 done = job.run(data, order, files or {}, compute, entrypoint)
             except CapacityError as error:
@@ -121,10 +121,11 @@ class PipesSageMakerClient(PipesClient):
                 if without_capacity == CAPACITY_ATTEMPTS:
                     raise
                 context.log.warning(f"{error}; it is tried again")
-                time.sleep(self.settings.poll_seconds * 2**without_capacity)
+                time.sleep(self.settings.capacity_seconds * 2**without_capacity)
                 continue
             if done is not None:
                 return done
+        raise SageMakerError("there is no further name for the job")
 
     def service(self, name: str) -> Any:
         """The client of an AWS service."""
@@ -191,13 +192,13 @@ class _Run:
             self.handler.handle_messages() as message_params,
         ):
             session = PipesSession(data, self.handler, context_params, message_params, self.context)
-            if self.is_new:
-                self._tell({**order, "pipes": dict(session.get_bootstrap_env_vars())}, files)
             tags = session.default_remote_invocation_info
             request = self.settings.request(
                 self.name, self.folder.inputs, compute, tags, entrypoint
             )
             try:
+                if self.is_new:
+                    self._tell({**order, "pipes": dict(session.get_bootstrap_env_vars())}, files)
                 if not self._created_or_adopted(request):
                     return None
                 end = self._follow()

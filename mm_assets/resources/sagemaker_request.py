@@ -44,6 +44,8 @@ class SageMakerSettings:
         Variables of the jobs, each at most 256 characters.
     poll_seconds
         Time between looks at a job.
+    capacity_seconds
+        Half the time before the second attempt at a job without a machine; it doubles.
     """
 
     role: str
@@ -52,6 +54,7 @@ class SageMakerSettings:
     security_groups: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     poll_seconds: float = 5.0
+    capacity_seconds: float = 60.0
 
     @classmethod
     def from_environment(cls) -> "SageMakerSettings":

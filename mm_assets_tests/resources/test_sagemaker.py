@@ -99,6 +99,8 @@ def test_without_a_machine_another_job_is_tried(
     sagemaker.without_capacity = 9
     with pytest.raises(CapacityError, match="Unable to provision"):
         worked(jobs, "succeed", name="again")
+    with pytest.raises(SageMakerError, match="no further name"):
+        worked(jobs, "succeed", names=("the-only-one",))
     assert keys_left(root) == []
 
 

@@ -167,7 +167,7 @@ class ProcessingJob:
             process.wait(self.site.grace_seconds)
 
     def _environment(self, work: Path) -> dict[str, str]:
-        credentials = self.site.client("s3")._request_signer._credentials
+        credentials = boto3.Session().get_credentials()
         return {
             **{key: os.environ[key] for key in _INHERITED if key in os.environ},
             "HOME": str(work),
