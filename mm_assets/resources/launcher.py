@@ -111,7 +111,10 @@ class SageMakerLauncher:
             job_name("mm", task.config.cohort, task.stage, digest=digest, attempt=attempt)
             for attempt in count(1)
         )
-        reason = "the job made something else: its image holds another version of mm_assets"
+        reason = (
+            "the job made something else: its image holds another version of mm_assets, or it "
+            f"does not reach MLflow at {task.tracking.uri}"
+        )
         try:
             follow(names=names, order=order, files=files)
         except SageMakerError as error:
@@ -170,7 +173,7 @@ def _order(task: Task) -> tuple[dict[str, Any], dict[str, bytes]]:
     order = {
         "config": config,
         "store": task.store.model_dump(),
-        "tracking": task.tracking.model_dump(),
+        "tracking": {**task.tracking.model_dump(), "tracking_uri": task.tracking.uri},
         "stage": task.stage,
         "assets": list(task.assets),
         "slides": list(task.slides),

@@ -14,7 +14,7 @@ ENTRYPOINT = ("python", "-m", "mm_assets.job")
 VOLUME_GB = 100  # twice the default limit of the slide cache
 _NAME_CHARACTERS = 63
 _ROLE, _IMAGE = "MM_SAGEMAKER_ROLE", "MM_SAGEMAKER_IMAGE"
-_FORWARDED = ("AWS_REGION", "MM_SLIDE_CACHE_GB", "MLFLOW_TRACKING_URI")
+_FORWARDED = ("AWS_REGION", "MM_SLIDE_CACHE_GB")
 
 
 def job_name(*parts: str, digest: str, attempt: int) -> str:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import dagster as dg
 import pytest
 
 from deploy.local.sagemaker.server import SageMaker
+from mm_assets.assets.stage import SlideStage, Workspace
 from mm_assets_tests.cohorts import make_cohort, slide_name, spoil_corner
 from mm_assets_tests.daemon import environment
 from mm_assets_tests.sagemaker import IMAGE, ROLE
@@ -30,7 +32,9 @@ def settings(sagemaker: SageMaker, monkeypatch: pytest.MonkeyPatch) -> SageMaker
     return sagemaker
 
 
-def remote_cohort(folder: Path, slides: int, spoilt: str | None = None) -> tuple[Path, str]:
+def remote_cohort(
+    folder: Path, slides: int, spoilt: str | None = None, **sections: object
+) -> tuple[Path, str]:
     """YAML of a cohort whose slides are on S3, and the prefix they share with its stores."""
     prefix = uuid.uuid4().hex
     yaml = make_cohort(
@@ -44,6 +48,7 @@ def remote_cohort(folder: Path, slides: int, spoilt: str | None = None) -> tuple
         },
         compute={"tile_embeddings": {"launcher": "sagemaker", "gpu": 0}},
         prices={"ml.m5.xlarge": 3600.0},
+        **sections,
     )
     if spoilt:
         spoil_corner(yaml.parent / "slides" / spoilt)
@@ -77,11 +82,7 @@ def test_a_job_makes_what_is_made_here(
         )
         if space is here:
             assert not settings.jobs
-            for asset in EMBEDDINGS:
-                for ref in space.store.list("tiny", asset):
-                    space.store.delete(ref)
-                for slide in receipts[asset]:
-                    space.receipts.delete("tiny", asset, slide)
+            _forget(space, receipts)
     assert found[0] == found[1]
     states = {slide: facts[0] for (_, slide), facts in found[1].items()}
     assert states == {"P000-S1": "done", "P001-S1": "failed"}
@@ -97,6 +98,45 @@ def test_a_job_makes_what_is_made_here(
     assert told["cost"].value == pytest.approx(told["seconds"].value, abs=0.01)
     assert walk(remote, ["tile_embeddings"]) == {}
     assert len(settings.jobs) == 1
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1800)
+def test_every_stage_that_works_slide_by_slide(
+    home: Path, tmp_path: Path, settings: SageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mm_assets.assets.graph import cohort_stages
+    from mm_assets.cli import walk, workspace
+
+    task = {"name": "subtype", "kind": "classification", "column": "subtype"}
+    yaml, prefix = remote_cohort(
+        tmp_path,
+        slides=12,
+        nuclei={"tiles": 2},
+        hipt={"tile_weights": "random:0", "region_weights": "random:1", "epochs": 1},
+        porpoise={"models": ["amil"], "epochs": 1},
+        tasks=[{**task, "classes": ["IDC", "ILC"]}],
+    )
+    monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
+    found = []
+    for launcher in ("local", "sagemaker"):
+        monkeypatch.setenv("MM_LAUNCHER", launcher)
+        space = workspace(str(yaml))
+        space = replace(space, config=space.config.model_copy(update={"compute": {}}))
+        assert walk(space) == {}
+        stages = [s for s in cohort_stages(space.config) if isinstance(s, SlideStage)]
+        receipts = {
+            asset: space.receipts.read_all("tiny", asset)
+            for stage in stages
+            for asset in stage.outputs
+        }
+        found.append({a: {s: r.outputs for s, r in rs.items()} for a, rs in receipts.items()})
+        if launcher == "local":
+            assert not settings.jobs
+            _forget(space, receipts)
+    assert found[0] == found[1]
+    assert {len(slides) for slides in found[0].values()} == {12}
+    assert len(settings.jobs) == len(stages)
 
 
 @pytest.mark.stress
@@ -181,6 +221,15 @@ def test_a_stage_of_the_whole_cohort_stays_here(home: Path, tmp_path: Path) -> N
     )
     with pytest.raises(ValueError, match=r"compute\.clinical\.launcher"):
         CohortComponent(workspace(str(yaml)).config).definitions()
+
+
+def _forget(space: Workspace, receipts: Mapping[str, Mapping[str, object]]) -> None:
+    """Remove what was made of these assets."""
+    for asset, slides in receipts.items():
+        for ref in space.store.list("tiny", asset):
+            space.store.delete(ref)
+        for slide in slides:
+            space.receipts.delete("tiny", asset, slide)
 
 
 def _keys(prefix: str) -> list[str]:
