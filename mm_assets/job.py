@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-import boto3
 from dagster_pipes import PipesMappingParamsLoader, PipesS3MessageWriter, open_dagster_pipes
 
 from mm_assets.assets.graph import cohort_stages
 from mm_assets.assets.partitions import SlideOutcome, SlideRun
 from mm_assets.assets.stage import SlideStage, Workspace
 from mm_assets.cohort.config import CohortConfig
+from mm_assets.cohort.s3 import s3_client
 from mm_assets.resources.store import ArtefactStore
 from mm_assets.resources.tracking import Tracking
 
@@ -33,7 +33,7 @@ def main(file: Path) -> None:
     signal.signal(signal.SIGTERM, _end)
     with open_dagster_pipes(
         params_loader=PipesMappingParamsLoader(order["pipes"]),
-        message_writer=PipesS3MessageWriter(boto3.client("s3"), interval=MESSAGE_SECONDS),
+        message_writer=PipesS3MessageWriter(s3_client(), interval=MESSAGE_SECONDS),
     ) as pipes:
 
         def tell(outcome: SlideOutcome) -> None:

@@ -25,6 +25,7 @@ from dagster._core.pipes.context import PipesMessageHandler, PipesSession
 from dagster_pipes import PipesContextData
 
 from mm_assets.assets.compute import Compute
+from mm_assets.cohort.s3 import s3_client
 from mm_assets.resources.cloudwatch import JobLog
 from mm_assets.resources.job_folder import ORDER, FolderMessageReader, JobFolder
 from mm_assets.resources.sagemaker_request import ENTRYPOINT, SageMakerSettings
@@ -64,12 +65,12 @@ class PipesSageMakerClient(PipesClient):
 
     def folder(self, name: str) -> JobFolder:
         """Folder of a job."""
-        return JobFolder(self.service("s3"), self.bucket, f"{self.prefix}/{name}")
+        return JobFolder(s3_client(), self.bucket, f"{self.prefix}/{name}")
 
     def known(self) -> dict[str, dict[str, Any]]:
         """Jobs whose outcome nobody has taken yet: name -> order."""
         pages = (
-            self.service("s3")
+            s3_client()
             .get_paginator("list_objects_v2")
             .paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/", Delimiter="/")
         )
@@ -140,7 +141,7 @@ class PipesSageMakerClient(PipesClient):
         config = Config(retries={"mode": "standard", "total_max_attempts": 12})
         # boto3 itself does not read the variable that AWS's containers set.
         session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
-        return {name: session.client(name, config=config) for name in ("s3", "sagemaker", "logs")}
+        return {name: session.client(name, config=config) for name in ("sagemaker", "logs")}
 
 
 def _context_data(context: Context, extras: Mapping[str, Any]) -> PipesContextData:
