@@ -151,8 +151,15 @@ def materialize(
     cohort: Cohort,
     select: Annotated[list[str] | None, typer.Option(help="Asset names, * allowed.")] = None,
     slides: Annotated[list[str] | None, typer.Option(help="Slide ids; all by default.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it would take.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Bring a cohort's assets up to date, with live progress; exit 1 if anything failed."""
+    if plan:
+        from mm_assets.assets.plan import plan_rows
+
+        show(plan_rows(workspace(cohort), select or [], slides), as_json, cohort)
+        return
     refuse_failures(walk(workspace(cohort), select or [], slides))
 
 

@@ -9,7 +9,7 @@ from mm_assets.assets.automation import cohort_sensors, eager
 from mm_assets.assets.cohort_level import cohort_asset
 from mm_assets.assets.graph import cohort_stages
 from mm_assets.assets.intake import quarantine_spec
-from mm_assets.assets.partitions import slide_asset
+from mm_assets.assets.slide_asset import slide_asset
 from mm_assets.assets.stage import CohortStage, SlideStage
 from mm_assets.cohort.check import check_cohort
 from mm_assets.cohort.config import CohortConfig

@@ -10,6 +10,8 @@ from pathlib import Path
 import boto3
 import pytest
 
+from deploy.local.sagemaker.jobs import Site
+from deploy.local.sagemaker.server import SageMaker, serving
 from mm_assets_tests.daemon import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -95,3 +97,14 @@ def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_REGION", "eu-west-2")
     return s3_server
+
+
+@pytest.fixture
+def sagemaker(
+    s3_environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SageMaker]:
+    """The local SageMaker server, known to boto3."""
+    site = Site(tmp_path / "sagemaker", s3_environment, grace_seconds=5)
+    with serving(site) as service:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", service.address)
+        yield service

@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
-from mm_assets.cohort.config import ComputeOverride, mm_home
+from mm_assets.cohort.config import ComputeOverride, LauncherName, mm_home
 
 GPU_POOL = "gpu"
 
@@ -45,6 +46,10 @@ class Compute:
         Device model a scheduler should pick (for example ``nvidia-a10g``), if it matters.
     chunk
         Slides one run of a per-slide asset handles.
+    hours
+        Longest time a job of a remote launcher may take.
+    launcher
+        Where the work is done: by default as the environment's `MM_LAUNCHER` says, else here.
     """
 
     gpu: int = 0
@@ -52,6 +57,13 @@ class Compute:
     memory_gib: float = 4.0
     gpu_kind: str | None = None
     chunk: int = 500
+    hours: float = 24.0
+    launcher: str = field(default_factory=lambda: os.environ.get("MM_LAUNCHER", "local"))
+
+    def __post_init__(self) -> None:
+        if self.launcher not in get_args(LauncherName):
+            known = " and ".join(get_args(LauncherName))
+            raise ValueError(f"no launcher is named {self.launcher!r}; there are {known}")
 
     def overridden(self, override: ComputeOverride | None) -> "Compute":
         """The same needs with the values that a cohort's YAML sets."""
@@ -61,8 +73,8 @@ class Compute:
 
     @property
     def pool(self) -> str | None:
-        """Dagster pool that bounds how many such runs work at once."""
-        return GPU_POOL if self.gpu else None
+        """Dagster pool that bounds how many such runs use this machine's devices at once."""
+        return GPU_POOL if self.gpu and self.launcher == "local" else None
 
     @property
     def sagemaker_instance(self) -> str:

@@ -15,13 +15,10 @@ from functools import partial
 from threading import Lock
 from typing import Any, Literal
 
-import dagster as dg
-
 from mm_assets.assets.ahead import one_ahead
 from mm_assets.assets.compute import gpu_lease
-from mm_assets.assets.isolation import Loss, Report, run_here, run_isolated
+from mm_assets.assets.isolation import Loss, Report
 from mm_assets.assets.progress import Progress
-from mm_assets.assets.slide_events import SLIDE_OK, range_events, single_slide_events
 from mm_assets.assets.slides import patient_slides
 from mm_assets.assets.stage import (
     Job,
@@ -30,16 +27,12 @@ from mm_assets.assets.stage import (
     SlideWorker,
     TwoSteps,
     Workspace,
-    asset_key,
-    asset_spec,
     plain,
-    slide_partitions,
 )
-from mm_assets.cohort.config import CohortConfig
-from mm_assets.resources.home import keep_connections
+from mm_assets.resources.estimate import spent
+from mm_assets.resources.launcher import Launcher, LocalLauncher, Task
 from mm_assets.resources.receipts import Receipt
-from mm_assets.resources.store import COHORT, ArtefactStore, Provenance, StoreError, StoreFullError
-from mm_assets.resources.tracking import Tracking
+from mm_assets.resources.store import COHORT, Provenance, StoreError, StoreFullError
 from mm_assets.wsi.errors import SlideError
 
 State = Literal["done", "reused", "quarantined", "failed", "waiting"]
@@ -90,8 +83,21 @@ class SlideRun:
         self.__dict__.update(state, _stack=ExitStack(), _worker=None, _lock=Lock())
         self.receipts = self.workspace.receipts
 
-    def outcomes(self, slides: Sequence[str]) -> list[SlideOutcome]:
-        """Process `slides`; results are in the order of `slides`."""
+    def outcomes(
+        self,
+        slides: Sequence[str],
+        launcher: Launcher | None = None,
+        tell: Callable[[SlideOutcome], None] = lambda outcome: None,
+    ) -> list[SlideOutcome]:
+        """Process `slides`; results are in the order of `slides`.
+
+        Parameters
+        ----------
+        launcher
+            Where the work is done; here by default.
+        tell
+            Called with each outcome as it comes.
+        """
         progress = Progress(f"{self.cohort}/{self.stage.name}", len(slides), self.workspace.log)
         settled = self._settled(slides)
         outcomes: dict[str, SlideOutcome] = {}
@@ -100,6 +106,7 @@ class SlideRun:
             with self._lock:
                 outcomes[slide] = outcome
                 progress.advance()
+            tell(outcome)
 
         for slide in slides:
             known = self._without_work(slide, settled.get(slide, {}))
@@ -107,7 +114,8 @@ class SlideRun:
                 finished(slide, known)
         todo = {s: settled.get(s, {}) for s in slides if s not in outcomes}
         try:
-            for slide, loss in self._run(todo, finished).items():
+            lost = (launcher or LocalLauncher()).run(self._task(todo), finished, self.workspace.log)
+            for slide, loss in lost.items():
                 finished(slide, self._lost(slide, todo[slide], loss))
         except StoreError as error:
             # Whatever else is tried would not be kept either: what is done is still reported.
@@ -117,17 +125,43 @@ class SlideRun:
                 finished(slide, SlideOutcome(slide, "waiting", {}, {}, "the store failed"))
         return [outcomes[slide] for slide in slides]
 
-    def _run(
-        self,
-        todo: Mapping[str, Mapping[str, Receipt]],
-        finished: Callable[[str, SlideOutcome], None],
-    ) -> dict[str, Loss]:
-        work, log = partial(self._compute_all, todo), self.workspace.log
-        if not self.stage.isolated:
-            run_here(work, list(todo), finished, log)
-            return {}
+    def _task(self, todo: Mapping[str, Mapping[str, Receipt]]) -> Task:
+        workspace = self.workspace
+        return Task(
+            config=workspace.config,
+            store=workspace.store,
+            tracking=workspace.tracking,
+            stage=self.stage.name,
+            assets=self.assets,
+            slides=list(todo),
+            compute=self.stage.compute_for(workspace.config),
+            work=partial(self._compute_all, todo),
+            isolated=self.stage.isolated,
+            at_once=self.stage.slides_at_once,
+            recorded=self._recorded,
+        )
+
+    def _recorded(self, slide: str) -> SlideOutcome | None:
+        """The outcome of a slide that was processed elsewhere, from its receipts."""
+        receipts = {a: self.receipts.read(self.cohort, a, slide) for a in self.assets}
+        made = {
+            asset: receipt
+            for asset, receipt in receipts.items()
+            if receipt and receipt.fingerprint == self._provenance(asset, slide).fingerprint()
+        }
+        if len(made) < len(self.assets):
+            return None
+        bad = next((r for r in made.values() if r.state == "failed"), None)
+        if bad:
+            state: State = "quarantined" if is_quarantine(bad) else "failed"
+            return SlideOutcome(slide, state, {}, {}, bad.reason)
         compute = self.stage.compute_for(self.workspace.config)
-        return run_isolated(work, list(todo), finished, log, compute.memory_gib)
+        prices = self.workspace.config.prices
+        produced = {
+            asset: Produced(r.outputs, {**r.metadata, **spent(compute, prices, r.seconds)})
+            for asset, r in made.items()
+        }
+        return SlideOutcome(slide, "done", made, produced)
 
     def _compute_all(
         self,
@@ -162,6 +196,21 @@ class SlideRun:
             slide
             for slide in slides
             if not self._blocked(slide) and len(settled.get(slide, {})) < len(self.assets)
+        ]
+
+    def unfinished(self, slides: Sequence[str]) -> list[str]:
+        """Those of `slides` that are to be computed, now or once what is upstream is there."""
+        settled = self._settled(slides)
+        hopeless = {
+            slide
+            for receipts in self.upstream.values()
+            for slide, receipt in receipts.items()
+            if is_quarantine(receipt)
+        }
+        return [
+            slide
+            for slide in slides
+            if slide not in hopeless and len(settled.get(slide, {})) < len(self.assets)
         ]
 
     def _settled(self, slides: Sequence[str]) -> dict[str, dict[str, Receipt]]:
@@ -316,51 +365,3 @@ class SlideRun:
 def is_quarantine(receipt: Receipt) -> bool:
     """Whether the receipt says that the slide itself is at fault."""
     return receipt.state == "failed" and bool(receipt.metadata.get("quarantined"))
-
-
-def slide_asset(
-    config: CohortConfig,
-    stage: SlideStage,
-    ordinal: int,
-    automation: dg.AutomationCondition[Any] | None,
-) -> dg.AssetsDefinition:
-    """Dagster asset (or subsettable multi-asset) of a per-slide stage.
-
-    Parameters
-    ----------
-    ordinal
-        Added to the chunk so that no two stages share a backfill policy: the backfill daemon
-        joins neighbouring assets with equal policies into one run, in which the second would be
-        skipped when one slide of the first fails.
-    """
-    keys = {asset_key(config.cohort, asset): asset for asset in stage.outputs}
-    compute = stage.compute_for(config)
-
-    @dg.multi_asset(
-        name=f"{config.cohort}__{stage.name}",
-        specs=[asset_spec(config.cohort, stage, asset, automation) for asset in stage.outputs],
-        check_specs=[
-            dg.AssetCheckSpec(SLIDE_OK, asset=key, description="The slide was processed.")
-            for key in keys
-        ],
-        partitions_def=slide_partitions(config.cohort),
-        # Also for a single asset: it makes outputs optional, which range runs do without.
-        can_subset=True,
-        backfill_policy=dg.BackfillPolicy.multi_run(compute.chunk + ordinal),
-        pool=compute.pool,
-        op_tags=compute.op_tags(),
-    )
-    def _asset(
-        context: dg.AssetExecutionContext, store: ArtefactStore, tracking: Tracking
-    ) -> Iterator[Any]:
-        keep_connections(context.instance)
-        workspace = Workspace(config, store, tracking, context.log)
-        wanted = [asset for key, asset in keys.items() if key in context.selected_asset_keys]
-        run = SlideRun(stage, workspace, wanted, context.run_id)
-        outcomes = run.outcomes(context.partition_keys)
-        if len(outcomes) == 1:
-            yield from single_slide_events(config.cohort, wanted, outcomes[0])
-        else:
-            yield from range_events(config.cohort, stage, wanted, outcomes, context.log)
-
-    return _asset

@@ -7,7 +7,7 @@ stages, so they cannot disagree about order, inputs or code versions.
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import dagster as dg
@@ -201,6 +201,22 @@ class CohortStage(Stage):
     run: Callable[[Job], Produced]
     checks: tuple[str, ...] = ()
     sources: Callable[[Workspace], Mapping[str, str]] | None = None
+
+    def compute_for(self, config: CohortConfig) -> Compute:
+        """What the stage needs; it is always done beside Dagster.
+
+        Raises
+        ------
+        ValueError
+            When the YAML wants it elsewhere.
+        """
+        override = config.compute.get(self.name)
+        if override and override.launcher not in (None, "local"):
+            raise ValueError(
+                f"compute.{self.name}.launcher: only stages that work slide by slide can be done "
+                f"by {override.launcher}"
+            )
+        return replace(super().compute_for(config), launcher="local")
 
 
 def asset_key(cohort: str, asset: str) -> dg.AssetKey:

@@ -80,23 +80,12 @@ class Walk:
         ValueError
             When a pattern or a slide names nothing.
         """
-        wanted = self._selected(select)
+        wanted = selected(self.stages, select)
         if self.workspace.config.slides:
             self._take_in()
         keys = self._partitions(slides)
         for stage in wanted:
             yield self._stage(stage, keys)
-
-    def _selected(self, select: Sequence[str]) -> list[SlideStage | CohortStage]:
-        names = [asset for stage in self.stages for asset in stage.outputs]
-        for pattern in select:
-            if not fnmatch.filter(names, pattern):
-                raise ValueError(f"no asset is named {pattern!r}; there are {', '.join(names)}")
-        return [
-            stage
-            for stage in self.stages
-            if not select or any(fnmatch.filter(stage.outputs, pattern) for pattern in select)
-        ]
 
     def _take_in(self) -> None:
         found = take_in(self.workspace, self.instance)
@@ -178,3 +167,24 @@ class Walk:
                 cause = data.error.cause or data.error
                 return cause.message.strip()
         return "the run failed before its first step; see the run in the web UI"
+
+
+def selected(
+    stages: Sequence[SlideStage | CohortStage], select: Sequence[str]
+) -> list[SlideStage | CohortStage]:
+    """Stages that make an asset of these names, `*` allowed; all when there are none.
+
+    Raises
+    ------
+    ValueError
+        When a pattern names nothing.
+    """
+    names = [asset for stage in stages for asset in stage.outputs]
+    for pattern in select:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(f"no asset is named {pattern!r}; there are {', '.join(names)}")
+    return [
+        stage
+        for stage in stages
+        if not select or any(fnmatch.filter(stage.outputs, pattern) for pattern in select)
+    ]

@@ -15,6 +15,7 @@ ENCODER_PATTERN = (
 CURVE_STEPS = 20
 # Weights of HIPT that the cohort itself trains.
 COHORT_WEIGHTS = "cohort"
+LauncherName = Literal["local", "sagemaker"]
 SLIDE_ID_PATTERN = re.compile(r"^[A-Za-z0-9._-]+$")
 
 
@@ -364,6 +365,12 @@ class ComputeOverride(_Strict):
     memory_gib: float | None = Field(None, gt=0)
     gpu_kind: str | None = None
     chunk: int | None = Field(None, ge=1)
+    hours: float | None = Field(None, gt=0, description="Time limit of a job elsewhere.")
+    launcher: LauncherName | None = Field(
+        None,
+        description="Where the stage's work on slides is done: `local` or `sagemaker`; by default "
+        "as the variable `MM_LAUNCHER` says, else `local`.",
+    )
 
 
 class CohortConfig(_Strict):
@@ -392,6 +399,9 @@ class CohortConfig(_Strict):
     evaluation: EvaluationConfig = EvaluationConfig()
     refresh: RefreshConfig = RefreshConfig()
     compute: dict[str, ComputeOverride] = Field(default_factory=dict)
+    prices: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="Instance type -> price of an hour, for estimates."
+    )
     optional: bool = Field(
         False, description="No assets instead of an error while the data do not exist."
     )

@@ -121,8 +121,8 @@ def test_a_range_run_survives_crash_and_hang(
 ) -> None:
     import dagster as dg
 
-    from mm_assets.assets.partitions import slide_asset
     from mm_assets.assets.ranges import range_tags
+    from mm_assets.assets.slide_asset import slide_asset
     from mm_assets.assets.stage import SlideStage, asset_key, slide_partitions
     from mm_assets.cli import workspace
     from mm_assets.resources.home import dagster_instance, default_resources

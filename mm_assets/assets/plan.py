@@ -1,0 +1,50 @@
+"""What bringing a cohort up to date would take, without starting anything."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mm_assets.assets.graph import cohort_stages
+from mm_assets.assets.partitions import SlideRun
+from mm_assets.assets.slides import manifest_rows
+from mm_assets.assets.stage import SlideStage, Workspace
+from mm_assets.assets.walk import selected
+from mm_assets.resources.estimate import estimate, seconds_a_slide
+
+
+def plan_rows(
+    workspace: Workspace, select: Sequence[str] = (), slides: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Slides, place, expected hours and cost of every selected stage that works slide by slide.
+
+    Parameters
+    ----------
+    select
+        Asset names, `*` allowed; none means all.
+    slides
+        Slide ids; None means all.
+
+    Raises
+    ------
+    ValueError
+        When a pattern names nothing.
+    """
+    config = workspace.config
+    present = list(manifest_rows(config)) if config.slides else []
+    wanted = [slide for slide in present if slides is None or slide in slides]
+    rows = []
+    for stage in selected(cohort_stages(config), select):
+        if isinstance(stage, SlideStage):
+            count = len(SlideRun(stage, workspace, stage.outputs, "").unfinished(wanted))
+            seconds = seconds_a_slide(workspace.receipts, config.cohort, stage.name)
+            compute = stage.compute_for(config)
+            expected = estimate(count, compute, config.prices, seconds, stage.slides_at_once)
+            rows.append(
+                {
+                    "stage": stage.name,
+                    "slides": count,
+                    "where": expected.where,
+                    "hours": None if expected.hours is None else round(expected.hours, 4),
+                    "cost": None if expected.cost is None else round(expected.cost, 2),
+                }
+            )
+    return rows

@@ -1,0 +1,100 @@
+"""What lies on S3 for one job: its order, and the messages it sends.
+
+The prefix is the job's own, and there from before the job is created until its outcome is known, so
+that after a crash of the orchestrator it tells which job to look for.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from dagster import PipesMessageReader
+from dagster._core.pipes.context import PipesMessageHandler
+
+ORDER = "order.json"
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """The S3 prefix of one job: its order, and the messages it sends."""
+
+    s3: Any = field(repr=False)
+    bucket: str
+    prefix: str
+
+    @property
+    def inputs(self) -> str:
+        """Address of what the job is given."""
+        return f"s3://{self.bucket}/{self.prefix}/input"
+
+    @property
+    def messages(self) -> str:
+        """Prefix of the keys of its messages."""
+        return f"{self.prefix}/messages"
+
+    def put(self, name: str, content: bytes) -> None:
+        """Give the job a file."""
+        self.s3.put_object(Bucket=self.bucket, Key=f"{self.prefix}/input/{name}", Body=content)
+
+    def get(self, key: str) -> bytes | None:
+        """Content of a key below the prefix, or None."""
+        try:
+            answer = self.s3.get_object(Bucket=self.bucket, Key=f"{self.prefix}/{key}")
+        except self.s3.exceptions.NoSuchKey:
+            return None
+        return bytes(answer["Body"].read())
+
+    def order(self) -> dict[str, Any] | None:
+        """What the job was told, if it is still there."""
+        content = self.get(f"input/{ORDER}")
+        return json.loads(content) if content else None
+
+    def clear(self) -> None:
+        """Remove everything of the job."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=f"{self.prefix}/"
+        )
+        for page in pages:
+            keys = [{"Key": found["Key"]} for found in page.get("Contents", ())]
+            # The order goes last: as long as it is there, the job is looked for.
+            keys.sort(key=lambda found: found["Key"].startswith(f"{self.prefix}/input/"))
+            if keys:
+                self.s3.delete_objects(Bucket=self.bucket, Delete={"Objects": keys})
+
+
+class FolderMessageReader(PipesMessageReader):
+    """Reads a job's messages from its folder, whenever asked to."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        self.folder = folder
+        self.exception: Mapping[str, Any] | None = None
+        self._next = 1
+        self._handler: PipesMessageHandler | None = None
+
+    @contextmanager
+    def read_messages(self, handler: PipesMessageHandler) -> Iterator[dict[str, Any]]:
+        """Where the job is to write its messages."""
+        self._handler = handler
+        yield {"bucket": self.folder.bucket, "key_prefix": self.folder.messages}
+
+    @property
+    def expected_writer_count(self) -> int:
+        """One process writes; Dagster's own default warns that it may change."""
+        return 1
+
+    def poll(self) -> None:
+        """Hand on the messages that have come since."""
+        assert self._handler is not None
+        while (content := self.folder.get(f"messages/{self._next}.json")) is not None:
+            self._next += 1
+            for line in content.decode().splitlines():
+                message = json.loads(line)
+                if message["method"] == "closed":
+                    self.exception = (message["params"] or {}).get("exception")
+                self._handler.handle_message(message)
+
+    def no_messages_debug_text(self) -> str:
+        """Where messages were looked for."""
+        return f"Messages were looked for under s3://{self.folder.bucket}/{self.folder.messages}."

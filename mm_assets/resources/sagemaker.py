@@ -1,0 +1,292 @@
+"""A client of SageMaker's processing jobs that speak Dagster Pipes.
+
+The service has no client token, so the job's name is what makes creating it idempotent: who finds
+the name taken adopts the job. Nothing travels in environment variables: the service allows 256
+characters for each.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+from dagster import (
+    AssetExecutionContext,
+    DagsterExecutionInterruptedError,
+    OpExecutionContext,
+    PipesClient,
+    PipesClientCompletedInvocation,
+    PipesEnvContextInjector,
+)
+from dagster._core.pipes.context import PipesMessageHandler, PipesSession
+from dagster_pipes import PipesContextData
+
+from mm_assets.assets.compute import Compute
+from mm_assets.cohort.s3 import s3_client
+from mm_assets.resources.cloudwatch import JobLog
+from mm_assets.resources.job_folder import ORDER, FolderMessageReader, JobFolder
+from mm_assets.resources.sagemaker_request import ENTRYPOINT, SageMakerSettings
+
+Context = AssetExecutionContext | OpExecutionContext
+
+LOG_GROUP = "/aws/sagemaker/ProcessingJobs"
+CAPACITY_ATTEMPTS = 3
+STOP_SECONDS = 150.0  # the service gives a job 120 between SIGTERM and SIGKILL
+_TERMINAL = ("Completed", "Failed", "Stopped")
+_CAPACITY = ("CapacityError", "InternalServerError")
+
+
+class SageMakerError(RuntimeError):
+    """A job did not succeed; the message says how it ended and what it last wrote."""
+
+
+class CapacityError(SageMakerError):
+    """There was no machine for the job: trying again later may help."""
+
+
+class PipesSageMakerClient(PipesClient):
+    """Runs processing jobs and follows them to their end.
+
+    Parameters
+    ----------
+    settings
+        What jobs need beside their work.
+    root
+        ``s3://`` address under which every job gets a prefix of its own.
+    """
+
+    def __init__(self, settings: SageMakerSettings, root: str) -> None:
+        self.settings = settings
+        address = urlsplit(root)
+        self.bucket, self.prefix = address.netloc, address.path.strip("/")
+
+    def folder(self, name: str) -> JobFolder:
+        """Folder of a job."""
+        return JobFolder(s3_client(), self.bucket, f"{self.prefix}/{name}")
+
+    def known(self) -> dict[str, dict[str, Any]]:
+        """Jobs whose outcome nobody has taken yet: name -> order."""
+        pages = (
+            s3_client()
+            .get_paginator("list_objects_v2")
+            .paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/", Delimiter="/")
+        )
+        found = [part["Prefix"] for page in pages for part in page.get("CommonPrefixes", ())]
+        names = [prefix.rstrip("/").rpartition("/")[2] for prefix in found]
+        orders = {name: self.folder(name).order() for name in names}
+        return {name: order for name, order in orders.items() if order is not None}
+
+    def run(  # type: ignore[override]  # clients add arguments of their own
+        self,
+        *,
+        context: Context,
+        extras: Mapping[str, Any] | None = None,
+        names: Iterable[str],
+        order: Mapping[str, Any],
+        compute: Compute,
+        files: Mapping[str, bytes] | None = None,
+        on_message: Callable[[Any], None] = lambda message: None,
+        entrypoint: Sequence[str] = ENTRYPOINT,
+    ) -> PipesClientCompletedInvocation:
+        """Run a job, or adopt the one of its name, until its end; a few times without capacity.
+
+        Parameters
+        ----------
+        names
+            Name of the job, then those of further attempts: of jobs that are over, or found no
+            machine.
+        order
+            What the entry point is told, as JSON; its key ``pipes`` is added.
+        files
+            Name -> content of further files beside the order.
+        on_message
+            Called with every custom message, as it comes.
+
+        Raises
+        ------
+        SageMakerError
+            When the job fails, is stopped, or ends without having said that it is finished. What
+            else is raised leaves the job alone: the next run with its name adopts it.
+        """
+        data = _context_data(context, extras or {})
+        without_capacity = 0
+        for name in names:
+            job = _Run(self, context, name, on_message)
+            try:
+                done = job.run(data, order, files or {}, compute, entrypoint)
+            except CapacityError as error:
+                without_capacity += 1
+                if without_capacity == CAPACITY_ATTEMPTS:
+                    raise
+                context.log.warning(f"{error}; it is tried again")
+                time.sleep(self.settings.capacity_seconds * 2**without_capacity)
+                continue
+            if done is not None:
+                return done
+        raise SageMakerError("there is no further name for the job")
+
+    def service(self, name: str) -> Any:
+        """The client of an AWS service."""
+        return self._services[name]
+
+    @cached_property
+    def _services(self) -> dict[str, Any]:
+        import boto3
+        from botocore.config import Config
+
+        # Throttled requests are repeated by botocore, later and later.
+        config = Config(retries={"mode": "standard", "total_max_attempts": 12})
+        # boto3 itself does not read the variable that AWS's containers set.
+        session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
+        return {name: session.client(name, config=config) for name in ("sagemaker", "logs")}
+
+
+def _context_data(context: Context, extras: Mapping[str, Any]) -> PipesContextData:
+    """Context of a job that reports slides rather than assets."""
+    return PipesContextData(
+        asset_keys=None,
+        code_version_by_asset_key=None,
+        provenance_by_asset_key=None,
+        partition_key=None,
+        partition_key_range=None,
+        partition_time_window=None,
+        run_id=context.run_id,
+        job_name=context.job_name,
+        retry_number=context.retry_number,
+        extras=dict(extras),
+    )
+
+
+class _Run:
+    """One job of one name."""
+
+    def __init__(
+        self,
+        client: PipesSageMakerClient,
+        context: Context,
+        name: str,
+        on_message: Callable[[Any], None],
+    ) -> None:
+        self.settings, self.context, self.name = client.settings, context, name
+        self.on_message, self.told = on_message, 0
+        self.sagemaker = client.service("sagemaker")
+        self.folder = client.folder(name)
+        self.is_new = self.folder.order() is None
+        self.reader = FolderMessageReader(self.folder)
+        self.handler = PipesMessageHandler(context, self.reader)
+        self.log = JobLog(client.service("logs"), LOG_GROUP, name)
+
+    def run(
+        self,
+        data: PipesContextData,
+        order: Mapping[str, Any],
+        files: Mapping[str, bytes],
+        compute: Compute,
+        entrypoint: Sequence[str],
+    ) -> PipesClientCompletedInvocation | None:
+        """The finished job; None when the name belongs to one that is long over."""
+        with (
+            PipesEnvContextInjector().inject_context(data) as context_params,
+            self.handler.handle_messages() as message_params,
+        ):
+            session = PipesSession(data, self.handler, context_params, message_params, self.context)
+            tags = session.default_remote_invocation_info
+            request = self.settings.request(
+                self.name, self.folder.inputs, compute, tags, entrypoint
+            )
+            try:
+                if self.is_new:
+                    self._tell({**order, "pipes": dict(session.get_bootstrap_env_vars())}, files)
+                if not self._created_or_adopted(request):
+                    return None
+                end = self._follow()
+            except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+                self._stop()
+                raise
+        self.folder.clear()
+        self._refuse_failure(end, compute.hours)
+        seconds = end["ProcessingEndTime"] - end.get("ProcessingStartTime", end["CreationTime"])
+        metadata = {"job": self.name, "job_seconds": seconds.total_seconds()}
+        return PipesClientCompletedInvocation(session, metadata=metadata)
+
+    def _tell(self, order: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        for name, content in files.items():
+            self.folder.put(name, content)
+        self.folder.put(ORDER, json.dumps(order).encode())
+
+    def _created_or_adopted(self, request: Mapping[str, Any]) -> bool:
+        """Whether there is a job of this name whose outcome is still to be taken."""
+        refused = self.sagemaker.exceptions
+        try:
+            self.sagemaker.create_processing_job(**request)
+        except refused.ResourceInUse:
+            return self._adopted()
+        except refused.ClientError as error:
+            if self.is_new:
+                self.folder.clear()
+            if isinstance(error, refused.ResourceLimitExceeded):
+                raise CapacityError(f"{self.name}: {error}") from error
+            raise
+        self.context.log.info(f"SageMaker job {self.name} was created")
+        return True
+
+    def _adopted(self) -> bool:
+        status = self._describe()["ProcessingJobStatus"]
+        if self.is_new and status != "InProgress":
+            self.folder.clear()
+            return False
+        self.context.log.info(f"SageMaker job {self.name} is there already ({status}): adopted")
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        facts: dict[str, Any] = self.sagemaker.describe_processing_job(ProcessingJobName=self.name)
+        return facts
+
+    def _follow(self) -> dict[str, Any]:
+        """Hand on what the job tells until it has ended; how it ended."""
+        while True:
+            facts = self._describe()
+            self.log.poll()
+            self.reader.poll()
+            messages = self.handler.get_custom_messages()
+            for message in messages[self.told :]:
+                self.on_message(message)
+            self.told = len(messages)
+            if facts["ProcessingJobStatus"] in _TERMINAL:
+                return facts
+            time.sleep(self.settings.poll_seconds)
+
+    def _stop(self) -> None:
+        """Stop the job, wait for its end and remove what it was told and has told."""
+        self.context.log.warning(f"interrupted: SageMaker job {self.name} is stopped")
+        try:
+            self.sagemaker.stop_processing_job(ProcessingJobName=self.name)
+            deadline = time.monotonic() + STOP_SECONDS
+            while self._describe()["ProcessingJobStatus"] not in _TERMINAL:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(self.settings.poll_seconds)
+        except self.sagemaker.exceptions.ClientError as error:
+            self.context.log.warning(f"SageMaker job {self.name}: {error}")
+        self.folder.clear()
+
+    def _refuse_failure(self, end: Mapping[str, Any], hours: float) -> None:
+        """Raise unless the job succeeded in the service's eyes and in its own."""
+        status, reason = end["ProcessingJobStatus"], end.get("FailureReason", "")
+        if status == "Failed" and reason.startswith(_CAPACITY):
+            raise CapacityError(f"SageMaker job {self.name}: {reason}")
+        exception = self.reader.exception
+        if status == "Stopped":
+            reason = f"it was stopped by hand, or at its limit of {hours:g} hours"
+        elif exception:
+            reason = f"{reason} {exception['name']}: {exception['message']}".strip()
+        elif not self.handler.received_closed_message:
+            reason = reason or "it ended without having said that it is finished"
+        elif status == "Completed":
+            return
+        tail = "\n".join(self.log.tail)
+        told = f"\nIts last lines:\n{tail}" if tail else ""
+        raise SageMakerError(f"SageMaker job {self.name}: {status}: {reason}{told}")

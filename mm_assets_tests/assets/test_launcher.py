@@ -1,0 +1,237 @@
+"""Slide stages done by jobs of SageMaker: the same artefacts as when they are done here."""
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import boto3
+import dagster as dg
+import pytest
+
+from deploy.local.sagemaker.server import SageMaker
+from mm_assets.assets.stage import SlideStage, Workspace
+from mm_assets_tests.cohorts import make_cohort, slide_name, spoil_corner
+from mm_assets_tests.daemon import environment
+from mm_assets_tests.sagemaker import IMAGE, ROLE
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EMBEDDINGS = ("tile_embeddings", "region_embeddings")
+
+
+@pytest.fixture
+def settings(sagemaker: SageMaker, monkeypatch: pytest.MonkeyPatch) -> SageMaker:
+    """The server, with what the launcher reads from the environment."""
+    monkeypatch.setenv("MM_SAGEMAKER_ROLE", ROLE)
+    monkeypatch.setenv("MM_SAGEMAKER_IMAGE", IMAGE)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    return sagemaker
+
+
+def remote_cohort(
+    folder: Path, slides: int, spoilt: str | None = None, **sections: object
+) -> tuple[Path, str]:
+    """YAML of a cohort whose slides are on S3, and the prefix they share with its stores."""
+    prefix = uuid.uuid4().hex
+    yaml = make_cohort(
+        folder / "tiny",
+        patients=12,
+        slides=slides,
+        omics=None,
+        slides_config={
+            "root": f"s3://artefacts/{prefix}/slides",
+            "patient_pattern": r"^(P\d+)",
+        },
+        compute={"tile_embeddings": {"launcher": "sagemaker", "gpu": 0}},
+        prices={"ml.m5.xlarge": 3600.0},
+        **sections,
+    )
+    if spoilt:
+        spoil_corner(yaml.parent / "slides" / spoilt)
+    client = boto3.client("s3")
+    for slide in sorted((yaml.parent / "slides").iterdir()):
+        client.upload_file(str(slide), "artefacts", f"{prefix}/slides/{slide.name}")
+        slide.unlink()
+    return yaml, prefix
+
+
+def test_a_job_makes_what_is_made_here(
+    home: Path, tmp_path: Path, settings: SageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mm_assets.cli import walk, workspace
+    from mm_assets.resources.home import dagster_instance
+
+    yaml, prefix = remote_cohort(tmp_path, slides=2, spoilt=slide_name("P001"))
+    monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
+    remote = workspace(str(yaml))
+    here = replace(remote, config=remote.config.model_copy(update={"compute": {}}))
+    found = []
+    for space in (here, remote):
+        assert walk(space, ["slide", "tissue", "tile_embeddings"]) == {}
+        receipts = {asset: space.receipts.read_all("tiny", asset) for asset in EMBEDDINGS}
+        found.append(
+            {
+                (asset, slide): (r.state, r.outputs, r.fingerprint, r.reason)
+                for asset in EMBEDDINGS
+                for slide, r in receipts[asset].items()
+            }
+        )
+        if space is here:
+            assert not settings.jobs
+            _forget(space, receipts)
+    assert found[0] == found[1]
+    states = {slide: facts[0] for (_, slide), facts in found[1].items()}
+    assert states == {"P000-S1": "done", "P001-S1": "failed"}
+    (job,) = settings.jobs.values()
+    assert job.name.startswith("mm-tiny-tile-embeddings-")
+    assert _keys(f"{prefix}/store/tiny/_jobs") == []
+    with dagster_instance() as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", "tile_embeddings"]))
+    assert event
+    assert event.asset_materialization
+    told = event.asset_materialization.metadata
+    assert told["instance"].value == "ml.m5.xlarge"
+    assert told["cost"].value == pytest.approx(told["seconds"].value, abs=0.01)
+    assert walk(remote, ["tile_embeddings"]) == {}
+    assert len(settings.jobs) == 1
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1800)
+def test_every_stage_that_works_slide_by_slide(
+    home: Path, tmp_path: Path, settings: SageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mm_assets.assets.graph import cohort_stages
+    from mm_assets.cli import walk, workspace
+
+    task = {"name": "subtype", "kind": "classification", "column": "subtype"}
+    yaml, prefix = remote_cohort(
+        tmp_path,
+        slides=12,
+        nuclei={"tiles": 2},
+        hipt={"tile_weights": "random:0", "region_weights": "random:1", "epochs": 1},
+        porpoise={"models": ["amil"], "epochs": 1},
+        tasks=[{**task, "classes": ["IDC", "ILC"]}],
+    )
+    monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
+    found = []
+    for launcher in ("local", "sagemaker"):
+        monkeypatch.setenv("MM_LAUNCHER", launcher)
+        space = workspace(str(yaml))
+        space = replace(space, config=space.config.model_copy(update={"compute": {}}))
+        assert walk(space) == {}
+        stages = [s for s in cohort_stages(space.config) if isinstance(s, SlideStage)]
+        receipts = {
+            asset: space.receipts.read_all("tiny", asset)
+            for stage in stages
+            for asset in stage.outputs
+        }
+        found.append({a: {s: r.outputs for s, r in rs.items()} for a, rs in receipts.items()})
+        if launcher == "local":
+            assert not settings.jobs
+            _forget(space, receipts)
+    assert found[0] == found[1]
+    assert {len(slides) for slides in found[0].values()} == {12}
+    assert len(settings.jobs) == len(stages)
+
+
+@pytest.mark.stress
+def test_slides_that_a_job_had_no_time_for(
+    home: Path, tmp_path: Path, settings: SageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mm_assets.cli import walk, workspace
+
+    yaml, prefix = remote_cohort(tmp_path, slides=12)
+    monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
+    space = workspace(str(yaml))
+    assert walk(space, ["slide", "tissue"]) == {}
+    override = space.config.compute["tile_embeddings"].model_copy(update={"hours": 14 / 3600})
+    hasty = space.config.model_copy(update={"compute": {"tile_embeddings": override}})
+    failures = walk(replace(space, config=hasty), ["tile_embeddings"])
+    assert 0 < len(failures) <= 12
+    assert all("limit of" in reason for reason in failures.values())
+    done = space.receipts.read_all("tiny", "tile_embeddings")
+    assert {slide for slide, r in done.items() if r.state == "failed"} == set(failures)
+    assert walk(space, ["tile_embeddings"]) == {}
+    assert len(settings.jobs) == 2
+
+
+@pytest.mark.stress
+def test_a_killed_run_loses_no_job(home: Path, tmp_path: Path, settings: SageMaker) -> None:
+    """kill -9 of `mm` while its job works; the next `mm` takes the job over."""
+    yaml, prefix = remote_cohort(tmp_path, slides=12)
+    store = f"s3://artefacts/{prefix}/store"
+    done = f"{prefix}/store/tiny/_receipts/tile_embeddings"
+
+    def materialize() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "mm_assets", "materialize", str(yaml)]
+        for asset in ("slide", "tissue", "tile_embeddings"):
+            command += ["--select", asset]
+        variables = {**os.environ, **environment(home, tmp_path), "MM_STORE": store}
+        return subprocess.Popen(command, env=variables, start_new_session=True)
+
+    process = materialize()
+    while not _keys(done):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    assert len(_keys(done)) < 12
+    assert materialize().wait(300) == 0
+    assert len(_keys(done)) == 12
+    assert len(settings.jobs) == 1
+    assert _keys(f"{prefix}/store/tiny/_jobs") == []
+
+
+@pytest.mark.parametrize(("store", "missing"), [("local", "MM_STORE"), ("s3", "slides.root")])
+def test_what_a_job_cannot_reach_is_refused(
+    home: Path,
+    tmp_path: Path,
+    settings: SageMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    store: str,
+    missing: str,
+) -> None:
+    from mm_assets.cli import walk, workspace
+
+    if store == "s3":
+        monkeypatch.setenv("MM_STORE", f"s3://artefacts/{uuid.uuid4().hex}")
+    yaml = make_cohort(
+        tmp_path / "tiny",
+        patients=12,
+        slides=1,
+        omics=None,
+        compute={"slide": {"launcher": "sagemaker"}},
+    )
+    failures = walk(workspace(str(yaml)), ["slide"])
+    assert missing in failures["slide"]
+    assert not settings.jobs
+
+
+def test_a_stage_of_the_whole_cohort_stays_here(home: Path, tmp_path: Path) -> None:
+    from mm_assets.cli import workspace
+    from mm_assets.component import CohortComponent
+
+    yaml = make_cohort(
+        tmp_path / "tiny", 12, slides=0, compute={"clinical": {"launcher": "sagemaker"}}
+    )
+    with pytest.raises(ValueError, match=r"compute\.clinical\.launcher"):
+        CohortComponent(workspace(str(yaml)).config).definitions()
+
+
+def _forget(space: Workspace, receipts: Mapping[str, Mapping[str, object]]) -> None:
+    """Remove what was made of these assets."""
+    for asset, slides in receipts.items():
+        for ref in space.store.list("tiny", asset):
+            space.store.delete(ref)
+        for slide in slides:
+            space.receipts.delete("tiny", asset, slide)
+
+
+def _keys(prefix: str) -> list[str]:
+    found = boto3.client("s3").list_objects_v2(Bucket="artefacts", Prefix=prefix)
+    return [item["Key"] for item in found.get("Contents", [])]

@@ -1,0 +1,69 @@
+"""Jobs on the local SageMaker server: how tests start them."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from mm_assets.assets.compute import Compute
+from mm_assets.resources.sagemaker import Context, PipesSageMakerClient
+from mm_assets.resources.sagemaker_request import SageMakerSettings, job_name
+
+ROLE = "arn:aws:iam::123456789012:role/mm-assets-jobs"
+IMAGE = "123456789012.dkr.ecr.eu-west-2.amazonaws.com/mm-assets-worker:1"
+WORKER = Path(__file__).parent / "resources" / "pipes_worker.py"
+
+
+def client(root: str, **settings: Any) -> PipesSageMakerClient:
+    """A client that looks often."""
+    settings = {"poll_seconds": 0.1, "capacity_seconds": 0.1, **settings}
+    return PipesSageMakerClient(SageMakerSettings(ROLE, IMAGE, **settings), root)
+
+
+def in_asset(work: Callable[[Context], Any]) -> Any:
+    """What `work` gives or raises when an asset's body calls it."""
+    told: list[Any] = []
+
+    @dg.asset
+    def work_on_slides(context: dg.AssetExecutionContext) -> None:
+        told.append(work(context))
+
+    dg.materialize([work_on_slides], instance=dg.DagsterInstance.ephemeral())
+    return told[0]
+
+
+def run_worker(
+    client: PipesSageMakerClient, context: Context, behaviour: str, name: str = "", **more: Any
+) -> list[Any]:
+    """Messages of a job that behaves as told."""
+    messages: list[Any] = []
+    names = (job_name("mm", name or behaviour, digest="0f3a", attempt=n) for n in count(1))
+    arguments = {"names": names, "compute": Compute(), "on_message": messages.append, **more}
+    client.run(
+        context=context,
+        order={"behaviour": behaviour},
+        entrypoint=("python", str(WORKER)),
+        **arguments,
+    )
+    return messages
+
+
+def worked(client: PipesSageMakerClient, behaviour: str, **more: Any) -> list[Any]:
+    """`run_worker` in an asset of its own."""
+    messages: list[Any] = in_asset(partial(_swapped, client, behaviour, more))
+    return messages
+
+
+def _swapped(
+    client: PipesSageMakerClient, behaviour: str, more: dict[str, Any], context: Context
+) -> list[Any]:
+    return run_worker(client, context, behaviour, **more)
+
+
+if __name__ == "__main__":
+    root, behaviour = sys.argv[1:]
+    print(worked(client(root), behaviour))
