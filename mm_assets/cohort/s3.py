@@ -21,7 +21,7 @@ def s3_filesystem(bucket: str) -> pafs.S3FileSystem:
     """File system of a bucket."""
     options: dict[str, str] = {}
     endpoint = _endpoint()
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    region = _region()
     if endpoint:
         parts = urlsplit(endpoint)
         options |= {"scheme": parts.scheme, "endpoint_override": parts.netloc}
@@ -41,15 +41,20 @@ def s3_filesystem(bucket: str) -> pafs.S3FileSystem:
 
 def s3_client() -> Any:
     """Client of boto3, shared by threads."""
-    return _made_client(_endpoint())
+    return _made_client(_endpoint(), _region())
 
 
 def _endpoint() -> str | None:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
+def _region() -> str | None:
+    """Also from the variable that AWS's containers set and boto3 does not read."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+
+
 @cache
-def _made_client(endpoint: str | None) -> Any:
+def _made_client(endpoint: str | None, region: str | None) -> Any:
     """One client for each server: making one takes longer than fetching a small slide."""
     import boto3
     from botocore.config import Config
@@ -62,4 +67,4 @@ def _made_client(endpoint: str | None) -> Any:
         connect_timeout=SILENCE_SECONDS,
         read_timeout=SILENCE_SECONDS,
     )
-    return session.client("s3", endpoint_url=endpoint, config=config)
+    return session.client("s3", region, endpoint_url=endpoint, config=config)
