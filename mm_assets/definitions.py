@@ -5,6 +5,7 @@ import dagster as dg
 from mm_assets.assets.automation import eager_sensor
 from mm_assets.cohort.loading import find_cohorts
 from mm_assets.component import CohortComponent
+from mm_assets.resources.engine import step_executor
 from mm_assets.resources.home import default_resources
 
 
@@ -17,6 +18,6 @@ def defs() -> dg.Definitions:
         dg.Definitions(
             resources=default_resources(),
             sensors=[eager_sensor()],
-            executor=dg.in_process_executor,
+            executor=step_executor(),
         ),
     )

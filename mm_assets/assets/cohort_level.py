@@ -19,7 +19,7 @@ from mm_assets.assets.stage import (
 )
 from mm_assets.assets.twins import refuse_twins
 from mm_assets.cohort.config import CohortConfig
-from mm_assets.cohort.problems import CohortError
+from mm_assets.resources.engine import final_failures, retry_policy
 from mm_assets.resources.receipts import Receipt
 from mm_assets.resources.store import COHORT, ArtefactStore, Provenance
 from mm_assets.resources.tracking import Tracking
@@ -122,15 +122,14 @@ def cohort_asset(
         ],
         pool=compute.pool,
         op_tags=compute.op_tags(),
+        retry_policy=retry_policy(),
     )
     def _asset(
         context: dg.AssetExecutionContext, store: ArtefactStore, tracking: Tracking
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         workspace = Workspace(config, store, tracking, context.log)
-        try:
+        with final_failures():
             receipt, produced = run_cohort_stage(stage, workspace, context.run_id)
-        except CohortError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
         yield dg.MaterializeResult(
             asset_key=key,
             data_version=dg.DataVersion(receipt.digest),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from mm_assets.cohort.config import ComputeOverride, LauncherName, mm_home
+from mm_assets.resources.engine import LOCAL, engine
 
 GPU_POOL = "gpu"
 
@@ -73,8 +74,12 @@ class Compute:
 
     @property
     def pool(self) -> str | None:
-        """Dagster pool that bounds how many such runs use this machine's devices at once."""
-        return GPU_POOL if self.gpu and self.launcher == "local" else None
+        """Dagster pool that bounds how many such runs use this machine's devices at once.
+
+        A cluster hands out its devices itself, and a remote launcher needs none here.
+        """
+        here = self.launcher == "local" and engine() == LOCAL
+        return GPU_POOL if self.gpu and here else None
 
     @property
     def sagemaker_instance(self) -> str:
@@ -93,25 +98,30 @@ class Compute:
         raise ValueError(f"no SageMaker instance type satisfies {self}")
 
     def op_tags(self) -> dict[str, object]:
-        """Dagster op tags read by the ECS and Kubernetes launchers, Ray and SageMaker."""
-        limits: dict[str, str] = {"cpu": str(self.cpu), "memory": f"{self.memory_gib:g}Gi"}
-        resources: dict[str, object] = {"requests": limits}
-        if self.gpu:
-            resources["limits"] = {"nvidia.com/gpu": str(self.gpu)}
-        pod: dict[str, object] = {}
-        if self.gpu_kind:
-            pod["node_selector"] = {"nvidia.com/gpu.product": self.gpu_kind}
-        ray: dict[str, object] = {"num_cpus": self.cpu, "num_gpus": self.gpu}
+        """Dagster op tags read by the ECS and Kubernetes launchers, Ray and SageMaker.
+
+        A step that only follows a remote launcher's job needs little itself.
+        """
+        here = self if self.launcher == "local" else Compute(launcher=self.launcher)
         return {
-            "dagster-k8s/config": {
-                "container_config": {"resources": resources},
-                "pod_spec_config": pod,
+            "dagster-k8s/config": here._kubernetes(),
+            "ecs/cpu": str(here.cpu * 1024),
+            "ecs/memory": str(int(here.memory_gib * 1024)),
+            "dagster-ray/config": {
+                "num_cpus": here.cpu,
+                "num_gpus": here.gpu,
+                "memory": int(here.memory_gib * 2**30),
             },
-            "ecs/cpu": str(self.cpu * 1024),
-            "ecs/memory": str(int(self.memory_gib * 1024)),
-            "dagster-ray/config": ray,
             "mm_assets/sagemaker_instance": self.sagemaker_instance,
         }
+
+    def _kubernetes(self) -> dict[str, object]:
+        needs = {"cpu": str(self.cpu), "memory": f"{self.memory_gib:g}Gi"}
+        resources: dict[str, object] = {"requests": needs}
+        if self.gpu:
+            resources["limits"] = {"nvidia.com/gpu": str(self.gpu)}
+        kind = {"node_selector": {"nvidia.com/gpu.product": self.gpu_kind}} if self.gpu_kind else {}
+        return {"container_config": {"resources": resources}, "pod_spec_config": kind}
 
 
 @cache

@@ -15,6 +15,7 @@ from mm_assets.assets.stage import (
     slide_partitions,
 )
 from mm_assets.cohort.config import CohortConfig
+from mm_assets.resources.engine import final_failures, retry_policy
 from mm_assets.resources.home import keep_connections
 from mm_assets.resources.launcher import launcher_for
 from mm_assets.resources.store import ArtefactStore
@@ -52,6 +53,7 @@ def slide_asset(
         backfill_policy=dg.BackfillPolicy.multi_run(compute.chunk + ordinal),
         pool=compute.pool,
         op_tags=compute.op_tags(),
+        retry_policy=retry_policy(),
     )
     def _asset(
         context: dg.AssetExecutionContext, store: ArtefactStore, tracking: Tracking
@@ -60,7 +62,8 @@ def slide_asset(
         workspace = Workspace(config, store, tracking, context.log)
         wanted = [asset for key, asset in keys.items() if key in context.selected_asset_keys]
         run = SlideRun(stage, workspace, wanted, context.run_id)
-        outcomes = run.outcomes(context.partition_keys, launcher_for(compute, context))
+        with final_failures():
+            outcomes = run.outcomes(context.partition_keys, launcher_for(compute, context))
         if len(outcomes) == 1:
             yield from single_slide_events(config.cohort, wanted, outcomes[0])
         else:

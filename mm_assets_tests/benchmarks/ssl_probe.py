@@ -278,29 +278,39 @@ def show(title: str, draws: Mapping[str, Floats]) -> tuple[float, float]:
     return low, high
 
 
+def study(folder: Path, seed: int) -> dict[str, dict[str, Floats]]:
+    """Every measure on the demo cohort of a seed, printed: observed, then resampled."""
+    cohort, work = folder / f"demo{seed}", folder / f"ssl{seed}"
+    work.mkdir(parents=True, exist_ok=True)
+    create_demo_cohort(cohort, seed=seed)
+    tiles = read_cohort(cohort)
+    share = tiles.lesion.mean()
+    print(f"seed {seed}: {len(tiles.lesion)} tiles, {share:.1%} lesions", flush=True)
+    before, after = pretrain(tiles, work)
+    encoders = {BEFORE: ("hipt", str(before)), AFTER: ("hipt", str(after))}
+    if imagenet_path("resnet50").is_file():
+        encoders[IMAGENET] = ("resnet50", "imagenet")
+    embeddings = {name: embed(tiles, load_encoder(*given)) for name, given in encoders.items()}
+    found = {
+        "probe": {n: probe_draws(tiles, probe(tiles, e)) for n, e in embeddings.items()},
+        "probe of 20 labels": {n: few_label_draws(tiles, e) for n, e in embeddings.items()},
+        "AUC": downstream_draws(cohort, tiles, embeddings, SUBTYPE),
+        "C-index": downstream_draws(cohort, tiles, embeddings, SURVIVAL),
+    }
+    for title, draws in found.items():
+        show(title, draws)
+    return found
+
+
 def main(folder: Path, seeds: list[int]) -> None:
-    """Study each seed."""
-    for seed in seeds:
-        cohort, work = folder / f"demo{seed}", folder / f"ssl{seed}"
-        work.mkdir(parents=True, exist_ok=True)
-        create_demo_cohort(cohort, seed=seed)
-        tiles = read_cohort(cohort)
-        share = tiles.lesion.mean()
-        print(f"seed {seed}: {len(tiles.lesion)} tiles, {share:.1%} lesions", flush=True)
-        before, after = pretrain(tiles, work)
-        encoders = {BEFORE: ("hipt", str(before)), AFTER: ("hipt", str(after))}
-        if imagenet_path("resnet50").is_file():
-            encoders[IMAGENET] = ("resnet50", "imagenet")
-        embeddings = {name: embed(tiles, load_encoder(*given)) for name, given in encoders.items()}
-        probes = {n: probe_draws(tiles, probe(tiles, e)) for n, e in embeddings.items()}
-        show("linear probe, AUROC", probes)
-        few = {name: few_label_draws(tiles, own) for name, own in embeddings.items()}
-        show("linear probe of 20 labels, AUROC", few)
-        show("AUC", downstream_draws(cohort, tiles, embeddings, SUBTYPE))
-        show("C-index", downstream_draws(cohort, tiles, embeddings, SURVIVAL))
+    """Study each seed, then the mean over them: each cohort is resampled by itself."""
+    studies = [study(folder, seed) for seed in seeds]
+    for title, first in studies[0].items():
+        means = {model: np.mean([s[title][model] for s in studies], axis=0) for model in first}
+        show(f"mean of {len(seeds)} cohorts, {title}", means)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         given = sys.argv[1:]
-        main(Path(given[0] if given else scratch), [int(seed) for seed in given[1:]] or [1, 2])
+        main(Path(given[0] if given else scratch), [int(s) for s in given[1:]] or [4, 5, 6, 7])

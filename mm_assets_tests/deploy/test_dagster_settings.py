@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import dagster as dg
 import pytest
 from dagster._core.definitions.run_request import InstigatorType
@@ -17,7 +18,9 @@ from mm_assets_tests.postgres import find_programs, running_postgres
 
 
 @pytest.fixture
-def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+def instance(
+    tmp_path: Path, s3_environment: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dg.DagsterInstance]:
     """The instance that a machine of the deployment gets."""
     if find_programs() is None:
         pytest.skip("PostgreSQL is not installed")
@@ -30,6 +33,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
             "DAGSTER_PG_DATABASE": "dagster",
             "DAGSTER_PG_USERNAME": "dagster",
             "DAGSTER_PG_PASSWORD": "any",
+            "MM_LOG_BUCKET": "artefacts",
         }.items():
             monkeypatch.setenv(name, value)
         with dagster_instance() as made:
@@ -42,6 +46,8 @@ def test_machines_share_what_was_made(instance: dg.DagsterInstance) -> None:
         return dg.MaterializeResult(metadata={"slides": 3})
 
     assert dg.materialize([made], instance=instance).success
+    logs = boto3.client("s3").list_objects_v2(Bucket="artefacts", Prefix="compute_logs/")
+    assert any(item["Key"].endswith(".err") for item in logs["Contents"])
     # Another machine has nothing but the settings.
     with dg.DagsterInstance.get() as other:
         assert isinstance(other.event_log_storage, PostgresEventLogStorage)

@@ -1,10 +1,5 @@
 """Models through an MLflow server whose database is PostgreSQL and whose files are on S3."""
 
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Iterator
 
@@ -13,11 +8,9 @@ import pandas as pd
 import pytest
 
 from mm_assets.resources.tracking import Tracking
-from mm_assets_tests.daemon import free_port
-from mm_assets_tests.postgres import find_programs, running_postgres
+from mm_assets_tests.mlflow_server import running_mlflow
+from mm_assets_tests.postgres import find_programs
 from mm_assets_tests.resources.models import example, model_run
-
-START_SECONDS = 120
 
 
 @pytest.fixture
@@ -25,33 +18,9 @@ def tracking(s3_environment: str) -> Iterator[tuple[Tracking, str]]:
     """A client that knows the server's address alone, and where the server keeps files."""
     if find_programs() is None:
         pytest.skip("PostgreSQL is not installed")
-    prefix, port = uuid.uuid4().hex, free_port()
-    with running_postgres() as database:
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--host", "127.0.0.1", "--port", str(port)),
-            "--backend-store-uri",
-            f"postgresql+psycopg2://dagster@127.0.0.1:{database.port}/dagster",
-            *("--artifacts-destination", f"s3://artefacts/{prefix}"),
-        ]
-        server = subprocess.Popen(command, start_new_session=True)
-        try:
-            _await(f"http://127.0.0.1:{port}/health", server)
-            yield Tracking(tracking_uri=f"http://127.0.0.1:{port}"), prefix
-        finally:
-            server.terminate()
-            server.wait(30)
-
-
-def _await(address: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise RuntimeError("the MLflow server does not answer")
+    prefix = uuid.uuid4().hex
+    with running_mlflow(f"s3://artefacts/{prefix}") as address:
+        yield Tracking(tracking_uri=address), prefix
 
 
 @pytest.mark.stress
