@@ -13,6 +13,7 @@ import pytest
 from deploy.local.sagemaker.jobs import Site
 from deploy.local.sagemaker.server import SageMaker, serving
 from mm_assets_tests.daemon import free_port
+from mm_assets_tests.sagemaker import IMAGE, ROLE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -108,3 +109,12 @@ def sagemaker(
     with serving(site) as service:
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", service.address)
         yield service
+
+
+@pytest.fixture
+def sagemaker_settings(sagemaker: SageMaker, monkeypatch: pytest.MonkeyPatch) -> SageMaker:
+    """The server, with what the launcher reads from the environment."""
+    monkeypatch.setenv("MM_SAGEMAKER_ROLE", ROLE)
+    monkeypatch.setenv("MM_SAGEMAKER_IMAGE", IMAGE)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    return sagemaker

@@ -1,5 +1,6 @@
 """A real MLflow server for tests: PostgreSQL is its database, files are on S3."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mm_assets.resources.mlflow_quiet import QUIET
 from mm_assets_tests.daemon import free_port
 from mm_assets_tests.postgres import running_postgres
 
@@ -32,7 +34,7 @@ def running_mlflow(artefacts: str) -> Iterator[str]:
             f"postgresql+psycopg2://dagster@127.0.0.1:{database.port}/dagster",
             *("--artifacts-destination", artefacts),
         ]
-        server = subprocess.Popen(command, start_new_session=True)
+        server = subprocess.Popen(command, env={**os.environ, **QUIET}, start_new_session=True)
         try:
             _await(f"http://127.0.0.1:{port}/health", server)
             yield f"http://127.0.0.1:{port}"

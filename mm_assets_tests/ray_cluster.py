@@ -16,6 +16,8 @@ from mm_assets_tests.daemon import free_port
 
 HEAD = "head"
 _MARK = "MM_TEST_NODE"
+# Else a step that waits for a device longer than a quarter of an hour is given up.
+_PATIENCE = {"RAY_JOB_START_TIMEOUT_SECONDS": "604800"}
 _COMMON = ("--disable-usage-stats", "--object-store-memory=100000000")
 
 
@@ -42,7 +44,9 @@ class RayCluster:
     def start_head(self) -> None:
         """Start the cluster."""
         ports = (f"--port={self.port}", f"--dashboard-port={self.dashboard}")
-        self._start(HEAD, {}, "--head", *ports, "--num-cpus=0", "--num-gpus=0", "--memory=78643200")
+        self._start(
+            HEAD, _PATIENCE, "--head", *ports, "--num-cpus=0", "--num-gpus=0", "--memory=78643200"
+        )
 
     def start_node(self, name: str, cpus: int, gpus: int, environment: Mapping[str, str]) -> None:
         """Add a worker; nobody checks the cores, devices and memory that it declares."""

@@ -1,17 +1,21 @@
 """Jobs on the local SageMaker server: how tests start them."""
 
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import boto3
 import dagster as dg
 
 from mm_assets.assets.compute import Compute
+from mm_assets.assets.stage import Workspace
 from mm_assets.resources.sagemaker import Context, PipesSageMakerClient
 from mm_assets.resources.sagemaker_request import SageMakerSettings, job_name
+from mm_assets_tests.cohorts import make_cohort, spoil_corner
 
 ROLE = "arn:aws:iam::123456789012:role/mm-assets-jobs"
 IMAGE = "123456789012.dkr.ecr.eu-west-2.amazonaws.com/mm-assets-worker:1"
@@ -67,3 +71,39 @@ def _swapped(
 if __name__ == "__main__":
     root, behaviour = sys.argv[1:]
     print(worked(client(root), behaviour))
+
+
+def remote_cohort(
+    folder: Path, slides: int, spoilt: str | None = None, **sections: object
+) -> tuple[Path, str]:
+    """YAML of a cohort whose slides are on S3, and the prefix they share with its stores."""
+    prefix = uuid.uuid4().hex
+    yaml = make_cohort(
+        folder / "tiny",
+        patients=12,
+        slides=slides,
+        omics=None,
+        slides_config={
+            "root": f"s3://artefacts/{prefix}/slides",
+            "patient_pattern": r"^(P\d+)",
+        },
+        compute={"tile_embeddings": {"launcher": "sagemaker", "gpu": 0}},
+        prices={"ml.m5.xlarge": 3600.0},
+        **sections,
+    )
+    if spoilt:
+        spoil_corner(yaml.parent / "slides" / spoilt)
+    client = boto3.client("s3")
+    for slide in sorted((yaml.parent / "slides").iterdir()):
+        client.upload_file(str(slide), "artefacts", f"{prefix}/slides/{slide.name}")
+        slide.unlink()
+    return yaml, prefix
+
+
+def forget(space: Workspace, receipts: Mapping[str, Mapping[str, object]]) -> None:
+    """Remove what was made of these assets."""
+    for asset, slides in receipts.items():
+        for ref in space.store.list("tiny", asset):
+            space.store.delete(ref)
+        for slide in slides:
+            space.receipts.delete("tiny", asset, slide)

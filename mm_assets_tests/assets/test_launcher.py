@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,53 +13,17 @@ import dagster as dg
 import pytest
 
 from deploy.local.sagemaker.server import SageMaker
-from mm_assets.assets.stage import SlideStage, Workspace
-from mm_assets_tests.cohorts import make_cohort, slide_name, spoil_corner
+from mm_assets.assets.stage import SlideStage
+from mm_assets_tests.cohorts import make_cohort, slide_name
 from mm_assets_tests.daemon import environment
-from mm_assets_tests.sagemaker import IMAGE, ROLE
+from mm_assets_tests.sagemaker import forget, remote_cohort
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EMBEDDINGS = ("tile_embeddings", "region_embeddings")
 
 
-@pytest.fixture
-def settings(sagemaker: SageMaker, monkeypatch: pytest.MonkeyPatch) -> SageMaker:
-    """The server, with what the launcher reads from the environment."""
-    monkeypatch.setenv("MM_SAGEMAKER_ROLE", ROLE)
-    monkeypatch.setenv("MM_SAGEMAKER_IMAGE", IMAGE)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    return sagemaker
-
-
-def remote_cohort(
-    folder: Path, slides: int, spoilt: str | None = None, **sections: object
-) -> tuple[Path, str]:
-    """YAML of a cohort whose slides are on S3, and the prefix they share with its stores."""
-    prefix = uuid.uuid4().hex
-    yaml = make_cohort(
-        folder / "tiny",
-        patients=12,
-        slides=slides,
-        omics=None,
-        slides_config={
-            "root": f"s3://artefacts/{prefix}/slides",
-            "patient_pattern": r"^(P\d+)",
-        },
-        compute={"tile_embeddings": {"launcher": "sagemaker", "gpu": 0}},
-        prices={"ml.m5.xlarge": 3600.0},
-        **sections,
-    )
-    if spoilt:
-        spoil_corner(yaml.parent / "slides" / spoilt)
-    client = boto3.client("s3")
-    for slide in sorted((yaml.parent / "slides").iterdir()):
-        client.upload_file(str(slide), "artefacts", f"{prefix}/slides/{slide.name}")
-        slide.unlink()
-    return yaml, prefix
-
-
 def test_a_job_makes_what_is_made_here(
-    home: Path, tmp_path: Path, settings: SageMaker, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, sagemaker_settings: SageMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mm_assets.cli import walk, workspace
     from mm_assets.resources.home import dagster_instance
@@ -81,12 +44,12 @@ def test_a_job_makes_what_is_made_here(
             }
         )
         if space is here:
-            assert not settings.jobs
-            _forget(space, receipts)
+            assert not sagemaker_settings.jobs
+            forget(space, receipts)
     assert found[0] == found[1]
     states = {slide: facts[0] for (_, slide), facts in found[1].items()}
     assert states == {"P000-S1": "done", "P001-S1": "failed"}
-    (job,) = settings.jobs.values()
+    (job,) = sagemaker_settings.jobs.values()
     assert job.name.startswith("mm-tiny-tile-embeddings-")
     assert _keys(f"{prefix}/store/tiny/_jobs") == []
     with dagster_instance() as instance:
@@ -97,13 +60,13 @@ def test_a_job_makes_what_is_made_here(
     assert told["instance"].value == "ml.m5.xlarge"
     assert told["cost"].value == pytest.approx(told["seconds"].value, abs=0.01)
     assert walk(remote, ["tile_embeddings"]) == {}
-    assert len(settings.jobs) == 1
+    assert len(sagemaker_settings.jobs) == 1
 
 
 @pytest.mark.stress
 @pytest.mark.timeout(1800)
 def test_every_stage_that_works_slide_by_slide(
-    home: Path, tmp_path: Path, settings: SageMaker, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, sagemaker_settings: SageMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mm_assets.assets.graph import cohort_stages
     from mm_assets.cli import walk, workspace
@@ -132,16 +95,16 @@ def test_every_stage_that_works_slide_by_slide(
         }
         found.append({a: {s: r.outputs for s, r in rs.items()} for a, rs in receipts.items()})
         if launcher == "local":
-            assert not settings.jobs
-            _forget(space, receipts)
+            assert not sagemaker_settings.jobs
+            forget(space, receipts)
     assert found[0] == found[1]
     assert {len(slides) for slides in found[0].values()} == {12}
-    assert len(settings.jobs) == len(stages)
+    assert len(sagemaker_settings.jobs) == len(stages)
 
 
 @pytest.mark.stress
 def test_slides_that_a_job_had_no_time_for(
-    home: Path, tmp_path: Path, settings: SageMaker, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, sagemaker_settings: SageMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mm_assets.cli import walk, workspace
 
@@ -157,11 +120,13 @@ def test_slides_that_a_job_had_no_time_for(
     done = space.receipts.read_all("tiny", "tile_embeddings")
     assert {slide for slide, r in done.items() if r.state == "failed"} == set(failures)
     assert walk(space, ["tile_embeddings"]) == {}
-    assert len(settings.jobs) == 2
+    assert len(sagemaker_settings.jobs) == 2
 
 
 @pytest.mark.stress
-def test_a_killed_run_loses_no_job(home: Path, tmp_path: Path, settings: SageMaker) -> None:
+def test_a_killed_run_loses_no_job(
+    home: Path, tmp_path: Path, sagemaker_settings: SageMaker
+) -> None:
     """kill -9 of `mm` while its job works; the next `mm` takes the job over."""
     yaml, prefix = remote_cohort(tmp_path, slides=12)
     store = f"s3://artefacts/{prefix}/store"
@@ -183,7 +148,7 @@ def test_a_killed_run_loses_no_job(home: Path, tmp_path: Path, settings: SageMak
     assert len(_keys(done)) < 12
     assert materialize().wait(300) == 0
     assert len(_keys(done)) == 12
-    assert len(settings.jobs) == 1
+    assert len(sagemaker_settings.jobs) == 1
     assert _keys(f"{prefix}/store/tiny/_jobs") == []
 
 
@@ -191,7 +156,7 @@ def test_a_killed_run_loses_no_job(home: Path, tmp_path: Path, settings: SageMak
 def test_what_a_job_cannot_reach_is_refused(
     home: Path,
     tmp_path: Path,
-    settings: SageMaker,
+    sagemaker_settings: SageMaker,
     monkeypatch: pytest.MonkeyPatch,
     store: str,
     missing: str,
@@ -209,7 +174,7 @@ def test_what_a_job_cannot_reach_is_refused(
     )
     failures = walk(workspace(str(yaml)), ["slide"])
     assert missing in failures["slide"]
-    assert not settings.jobs
+    assert not sagemaker_settings.jobs
 
 
 def test_a_stage_of_the_whole_cohort_stays_here(home: Path, tmp_path: Path) -> None:
@@ -221,15 +186,6 @@ def test_a_stage_of_the_whole_cohort_stays_here(home: Path, tmp_path: Path) -> N
     )
     with pytest.raises(ValueError, match=r"compute\.clinical\.launcher"):
         CohortComponent(workspace(str(yaml)).config).definitions()
-
-
-def _forget(space: Workspace, receipts: Mapping[str, Mapping[str, object]]) -> None:
-    """Remove what was made of these assets."""
-    for asset, slides in receipts.items():
-        for ref in space.store.list("tiny", asset):
-            space.store.delete(ref)
-        for slide in slides:
-            space.receipts.delete("tiny", asset, slide)
 
 
 def _keys(prefix: str) -> list[str]:
