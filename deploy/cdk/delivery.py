@@ -24,7 +24,7 @@ class Delivery(Construct):
         self.provider = iam.CfnOIDCProvider(
             self, "GitHub", url=f"https://{HOST}", client_id_list=["sts.amazonaws.com"]
         )
-        who = "environment:production" if stage.production else "ref:refs/heads/main"
+        who = "environment:production" if stage.production else "environment:test"
         self.push = self._role("github-push", who)
         images = [repository.repository_arn for repository in storage.repositories.values()]
         layers = ("InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage")
@@ -39,6 +39,10 @@ class Delivery(Construct):
         self._allow(self.deploy, ["sts:AssumeRole"], bootstrap)
         if not stage.production:
             self._let_demo_run()
+            # What was tried here is fetched by the job that promotes it.
+            read = self._role("github-read", "environment:production")
+            self._allow(read, ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], images)
+            self._allow(read, ["ecr:GetAuthorizationToken"], ["*"])
 
     def _let_demo_run(self) -> None:
         """The task that checks a deployment on the synthetic cohort."""

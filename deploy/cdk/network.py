@@ -8,6 +8,7 @@ from constructs import Construct
 from settings import S3_PREFIX_LIST, ZONES
 
 SERVICES = {
+    "Ec2": ec2.InterfaceVpcEndpointAwsService.EC2,
     "Ecr": ec2.InterfaceVpcEndpointAwsService.ECR,
     "EcrDocker": ec2.InterfaceVpcEndpointAwsService.ECR_DOCKER,
     "Ecs": ec2.InterfaceVpcEndpointAwsService.ECS,

@@ -29,6 +29,9 @@ class Roles(Construct):
         self.web = self._web()
         self.web_read_only = self._task("web-read-only")
         self._objects(self.web_read_only, READ, PRINTED)
+        for role in (self.run, self.code, self.daemon, self.web, self.web_read_only):
+            # Whoever reads Dagster's settings looks up what runs are made of.
+            self._allow(role, ["ecs:DescribeTaskDefinition"], ["*"])
         self.mlflow = self._task("mlflow")
         self._objects(self.mlflow, (*READ, *WRITE, "s3:DeleteObject"), "store/models/*")
         self.deidentifier = self._task("deidentifier")
@@ -144,7 +147,7 @@ class Roles(Construct):
         self._allow(role, ["ecs:RunTask"], [family])
         tasks = self._arn("ecs", "task/mm-assets/*")
         self._allow(role, ["ecs:DescribeTasks", "ecs:StopTask", "ecs:TagResource"], [tasks])
-        self._allow(role, ["ecs:DescribeTaskDefinition"], ["*"])
+        self._allow(role, ["ec2:DescribeNetworkInterfaces"], ["*"])
         self._pass(role, TASKS, self.run, self.execution)
         self._objects(role, (*READ, *WRITE), PRINTED)
         return role

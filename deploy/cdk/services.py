@@ -15,6 +15,7 @@ from roles import Roles
 from settings import REGION, Stage
 from storage import Storage
 
+RUNS = "mm-assets-run"
 NAMESPACE = "mm-assets.internal"
 WEB = ("dagster-webserver", "-h", "0.0.0.0", "-p", "3000", "-w", "/opt/dagster/workspace.yaml")
 MLFLOW = ("python", "-m", "mm_assets.shared_mlflow")
@@ -153,8 +154,10 @@ class Services(Construct):
             f"{owner.upper()}_PG_HOST": server.db_instance_endpoint_address,
             f"{owner.upper()}_PG_PORT": str(PORT),
             f"{owner.upper()}_PG_DATABASE": owner,
+            "MM_CODE_HOST": f"code.{NAMESPACE}",
             "MM_LAUNCHER": "sagemaker",
             "MM_LOG_BUCKET": buckets["logs"].bucket_name,
+            "MM_RUN_TASK_DEFINITION": RUNS,
             "MM_SAGEMAKER_IMAGE": self.storage.repositories["gpu-worker"].repository_uri_for_digest(
                 self.stage.digests["gpu-worker"]
             ),

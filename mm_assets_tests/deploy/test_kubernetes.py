@@ -7,8 +7,6 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from dagster._config import process_config
-from dagster_k8s import K8sRunLauncher
 from dagster_k8s.job import (
     DagsterK8sJobConfig,
     UserDefinedDagsterK8sConfig,
@@ -60,15 +58,6 @@ def test_every_service_finds_a_deployment_that_listens() -> None:
     }
     assert services == listening
     assert len(services) == 4
-
-
-def test_the_launcher_of_runs_takes_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MM_NAMESPACE", "cohorts")
-    text = (REPOSITORY / "deploy" / "k8s" / "run_launcher.yaml").read_text()
-    given = yaml.safe_load(text)["run_launcher"]["config"]
-    result = process_config(K8sRunLauncher.config_type(), given)
-    assert result.success, result.errors
-    assert result.value["job_namespace"] == "cohorts"
 
 
 def test_steps_ask_for_what_their_assets_declare(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_containers_are_what_was_promoted(synthesized: Synthesized) -> None:
         assert not any("PASSWORD" in variable for variable in variables)
 
 
-def test_github_may_act_for_one_branch_or_one_environment(synthesized: Synthesized) -> None:
+def test_github_may_act_for_one_environment(synthesized: Synthesized) -> None:
     subjects = [
         condition["token.actions.githubusercontent.com:sub"]
         for role in synthesized.resources("AWS::IAM::Role")
@@ -98,9 +98,10 @@ def test_github_may_act_for_one_branch_or_one_environment(synthesized: Synthesiz
         if statement["Action"] == "sts:AssumeRoleWithWebIdentity"
         for condition in [statement["Condition"]["StringEquals"]]
     ]
-    production = synthesized.stage.production
-    subject = "environment:production" if production else "ref:refs/heads/main"
-    assert subjects == [f"repo:example/mm_assets:{subject}"] * 2
+    expected = (
+        ["production"] * 2 if synthesized.stage.production else ["test", "test", "production"]
+    )
+    assert subjects == [f"repo:example/mm_assets:environment:{name}" for name in expected]
 
 
 def test_no_stage_knows_the_other(synthesized: Synthesized) -> None:
