@@ -16,10 +16,10 @@ for the network before and after its pre-training, and for ResNet50 with ImageNe
 torchvision's file is on this machine. Intervals are 95 % over resampled patients, paired for
 differences.
 
-Measured on seeds 4 to 7, which no setting was chosen on (that was on 0 and 1): the probe of 20 labels
-gains .0048, .0060, .0073 and .0009, in the mean .0047 (.0023 to .0073); with all labels .0006,
-.0022, .0066 and -.0047, in the mean .0011 (-.0008 to .0031): random weights reach .98 there. AUC and
-C-index on seed 4 alone: +.005 (-.025 to .040) and +.028 (-.002 to .060).
+Measured on seeds 4 to 7, which no setting was chosen on (that was on 0 and 1): the probe of 20
+labels gains .0048, .0060, .0073 and .0009, in the mean .0047 (.0023 to .0073); with all labels
+.0006, .0022, .0066 and -.0047, in the mean .0011 (-.0008 to .0031): random weights reach .98 there.
+AUC and C-index on seed 4 alone: +.005 (-.025 to .040) and +.028 (-.002 to .060).
 """
 
 import sys

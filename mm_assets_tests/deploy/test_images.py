@@ -66,7 +66,11 @@ class Buildah:
         """Debian that trusts whom this machine trusts, in place of the public image."""
         root = self.folder / "debian"
         subprocess.run(
-            ["debootstrap", "--variant=minbase", "bookworm", str(root)],
+            # With its certificates: those of this machine are mounted over them while it builds.
+            [
+                *("debootstrap", "--variant=minbase", "--include=ca-certificates"),
+                *("bookworm", str(root)),
+            ],
             check=True,
             stdout=subprocess.DEVNULL,
         )
