@@ -123,6 +123,15 @@ def test_one_declaration_reaches_every_backend() -> None:
     assert Compute().pool is None
 
 
+def test_a_step_that_follows_a_remote_job_needs_little_itself() -> None:
+    compute = Compute(gpu=1, cpu=8, memory_gib=64, launcher="sagemaker")
+    tags = compute.op_tags()
+    assert tags["dagster-ray/config"] == {"num_cpus": 1, "num_gpus": 0, "memory": 4 * 2**30}
+    assert tags["ecs/cpu"] == "1024"
+    assert "nvidia" not in str(tags["dagster-k8s/config"])
+    assert tags["mm_assets/sagemaker_instance"] == "ml.g5.4xlarge"
+
+
 def test_yaml_overrides_only_what_it_names() -> None:
     compute = Compute(gpu=1, cpu=4, chunk=200).overridden(ComputeOverride(chunk=10))
     assert compute == Compute(gpu=1, cpu=4, chunk=10)
