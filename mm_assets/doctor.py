@@ -42,7 +42,10 @@ def _openslide() -> dict[str, str]:
 def _weights() -> dict[str, str]:
     from mm_assets.encoders.weights import imagenet_path
 
-    path = imagenet_path("resnet50")
+    try:
+        path = imagenet_path("resnet50")
+    except ImportError:
+        return _row("ImageNet weights", "note", "torch is not installed: stages work elsewhere")
     if path.exists():
         return _row("ImageNet weights", "ok", str(path))
     return _row("ImageNet weights", "note", f"not here; place the file at {path}")

@@ -122,9 +122,9 @@ def test_images_are_built_and_a_job_in_one_makes_what_is_made_here(
 ) -> None:
     base = images.make_base()
     control = images.build(base, "control-plane")
-    facts = "id -u; python -c 'import mm_assets.definitions'; mm doctor --json"
+    facts = "mm doctor > doctor; grep -c openslide doctor; id -u"
     shown = images("run", "--isolation", "chroot", control, "--", "sh", "-c", facts)
-    assert "openslide" in shown
+    assert shown == "10001"
     worker = images.build(base, "cpu-worker")
 
     yaml, prefix = remote_cohort(tmp_path, slides=2)
