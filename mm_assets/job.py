@@ -1,47 +1,79 @@
-"""`python -m mm_assets.job FILE`: a stage's work on slides, told by a file, wherever this runs.
+"""`python -m mm_assets.job STAGE FILE`: a stage's work, told by a file, wherever this runs.
 
 The file is what `mm_assets.resources.launcher` writes. Artefacts and receipts go to the store, as
-they do when the same work is done beside Dagster; each slide that is finished is told by a message
-of Dagster Pipes.
+they do when the same work is done beside Dagster; what is finished is told by messages of Dagster
+Pipes: each slide, or what was made of the cohort.
 """
 
 import json
+import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from dagster_pipes import PipesMappingParamsLoader, PipesS3MessageWriter, open_dagster_pipes
+from dagster_pipes import (
+    PipesContext,
+    PipesMappingParamsLoader,
+    PipesS3MessageWriter,
+    open_dagster_pipes,
+)
 
+from mm_assets.assets.cohort_level import run_cohort_stage
 from mm_assets.assets.graph import cohort_stages
 from mm_assets.assets.partitions import SlideOutcome, SlideRun
 from mm_assets.assets.stage import SlideStage, Workspace
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.cohort.s3 import s3_client
+from mm_assets.resources.sagemaker_request import MLFLOW_SECRET
 from mm_assets.resources.store import ArtefactStore
 from mm_assets.resources.tracking import Tracking
 
 MESSAGE_SECONDS = 5.0
 
 
-def main(file: Path) -> None:
-    """Do what the file says."""
+def main(name: str, file: Path) -> None:
+    """Do what the file says for the stage of this name."""
     order = json.loads(file.read_text())
     config = CohortConfig.model_validate(order["config"]).resolve_paths(file.absolute().parent)
-    stages = {s.name: s for s in cohort_stages(config) if isinstance(s, SlideStage)}
+    stage = {stage.name: stage for stage in cohort_stages(config)}[name]
     store, tracking = ArtefactStore(**order["store"]), Tracking(**order["tracking"])
     signal.signal(signal.SIGTERM, _end)
+    log_in()
     with open_dagster_pipes(
         params_loader=PipesMappingParamsLoader(order["pipes"]),
         message_writer=PipesS3MessageWriter(s3_client(), interval=MESSAGE_SECONDS),
     ) as pipes:
-
-        def tell(outcome: SlideOutcome) -> None:
-            pipes.report_custom_message({"slide": outcome.slide, "reason": outcome.reason})
-
         workspace = Workspace(config, store, tracking, pipes.log)
-        run = SlideRun(stages[order["stage"]], workspace, order["assets"], pipes.run_id)
-        run.outcomes(order["slides"], tell=tell)
+        if isinstance(stage, SlideStage):
+            _work_on_slides(stage, workspace, order, pipes)
+        else:
+            made = run_cohort_stage(stage, workspace, pipes.run_id)
+            pipes.report_custom_message(made.to_message())
+
+
+def log_in() -> None:
+    """Let MLflow's client log in with the secret that the job was told the name of, if any."""
+    name = os.environ.get(MLFLOW_SECRET)
+    if name:
+        import boto3
+
+        client = boto3.client("secretsmanager", region_name=os.environ.get("AWS_REGION"))
+        secret = json.loads(client.get_secret_value(SecretId=name)["SecretString"])
+        os.environ["MLFLOW_TRACKING_USERNAME"] = secret["username"]
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = secret["password"]
+
+
+def _work_on_slides(
+    stage: SlideStage, workspace: Workspace, order: Mapping[str, Any], pipes: PipesContext
+) -> None:
+    def tell(outcome: SlideOutcome) -> None:
+        pipes.report_custom_message({"slide": outcome.slide, "reason": outcome.reason})
+
+    run = SlideRun(stage, workspace, order["assets"], pipes.run_id)
+    run.outcomes(order["slides"], tell=tell)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -50,4 +82,4 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -3,11 +3,12 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import dagster as dg
 
-from mm_assets.assets.compute import gpu_lease
+from mm_assets.assets.made import Made
 from mm_assets.assets.stage import (
     CohortStage,
     Job,
@@ -20,6 +21,8 @@ from mm_assets.assets.stage import (
 from mm_assets.assets.twins import refuse_twins
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.resources.engine import final_failures, retry_policy
+from mm_assets.resources.estimate import spent
+from mm_assets.resources.launcher import CohortTask, Launcher, LocalLauncher, launcher_for
 from mm_assets.resources.receipts import Receipt
 from mm_assets.resources.store import COHORT, ArtefactStore, Provenance
 from mm_assets.resources.tracking import Tracking
@@ -63,9 +66,17 @@ def is_current(stage: CohortStage, workspace: Workspace) -> bool:
 
 
 def run_cohort_stage(
-    stage: CohortStage, workspace: Workspace, dagster_run_id: str
-) -> tuple[Receipt, Produced | None]:
+    stage: CohortStage,
+    workspace: Workspace,
+    dagster_run_id: str,
+    launcher: Launcher | None = None,
+) -> Made:
     """Make the stage's artefact, or return the valid receipt of an earlier run.
+
+    Parameters
+    ----------
+    launcher
+        Where the work is done; here by default.
 
     Raises
     ------
@@ -85,25 +96,39 @@ def run_cohort_stage(
     provenance = cohort_provenance(stage, workspace, upstream)
     valid = receipts.valid(config.cohort, stage.name, COHORT, provenance.fingerprint())
     if valid:
-        return valid, None
-    started = time.monotonic()
+        return Made(valid, None)
     job = Job(workspace, COHORT, {stage.name: provenance}, upstream, dagster_run_id)
-    with gpu_lease(stage.compute_for(config)):
-        produced = stage.run(job)
+    task = CohortTask(
+        config=config,
+        store=workspace.store,
+        tracking=workspace.tracking,
+        stage=stage.name,
+        compute=stage.compute_for(config),
+        trains=stage.elsewhere == "training",
+        reads_slides="slide" in stage.upstream,
+        fingerprint=provenance.fingerprint(),
+        work=partial(_make, stage, job),
+    )
+    return (launcher or LocalLauncher()).run_whole(task, workspace.log)
+
+
+def _make(stage: CohortStage, job: Job) -> Made:
+    started = time.monotonic()
+    produced = stage.run(job)
     receipt = Receipt(
-        cohort=config.cohort,
+        cohort=job.workspace.config.cohort,
         asset=stage.name,
         name=COHORT,
         state="done",
-        provenance=provenance,
+        provenance=job.provenance[stage.name],
         outputs=dict(produced.outputs),
         metadata={**plain(produced.metadata), FAILED_CHECKS: _failed_notes(produced)},
         seconds=time.monotonic() - started,
     )
     # Without a receipt nothing downstream can read what a blocking check has refused.
     if not any(check.name == INPUTS_OK and not check.passed for check in produced.checks):
-        receipts.write(receipt)
-    return receipt, produced
+        job.workspace.receipts.write(receipt)
+    return Made(receipt, produced)
 
 
 def cohort_asset(
@@ -129,12 +154,14 @@ def cohort_asset(
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         workspace = Workspace(config, store, tracking, context.log)
         with final_failures():
-            receipt, produced = run_cohort_stage(stage, workspace, context.run_id)
+            launcher = launcher_for(compute, context)
+            made = run_cohort_stage(stage, workspace, context.run_id, launcher)
+        costs = spent(compute, config.prices, made.receipt.seconds) if made.produced else {}
         yield dg.MaterializeResult(
             asset_key=key,
-            data_version=dg.DataVersion(receipt.digest),
-            metadata=_metadata(receipt, produced),
-            check_results=_check_results(stage, receipt, produced),
+            data_version=dg.DataVersion(made.receipt.digest),
+            metadata=_metadata(made) | costs,
+            check_results=_check_results(stage, made),
         )
 
     return _asset
@@ -144,23 +171,22 @@ def _failed_notes(produced: Produced) -> str:
     return json.dumps({check.name: check.note for check in produced.checks if not check.passed})
 
 
-def _metadata(receipt: Receipt, produced: Produced | None) -> dict[str, Any]:
-    shown = dict(produced.metadata if produced else receipt.metadata)
+def _metadata(made: Made) -> dict[str, Any]:
+    shown = dict(made.produced.metadata if made.produced else made.receipt.metadata)
     shown.pop(FAILED_CHECKS, None)
     return {
         **shown,
-        "seconds": round(receipt.seconds, 2),
-        "made": receipt.created,
-        **({"reused": True} if produced is None else {}),
+        "seconds": round(made.receipt.seconds, 2),
+        "made": made.receipt.created,
+        **({"reused": True} if made.produced is None else {}),
     }
 
 
-def _check_results(
-    stage: CohortStage, receipt: Receipt, produced: Produced | None
-) -> list[dg.AssetCheckResult]:
+def _check_results(stage: CohortStage, made: Made) -> list[dg.AssetCheckResult]:
     """Check results from the receipt, so that a reused artefact keeps its warnings."""
-    failed = json.loads(str(receipt.metadata[FAILED_CHECKS]))
-    details = {check.name: check.metadata for check in produced.checks} if produced else {}
+    failed = json.loads(str(made.receipt.metadata[FAILED_CHECKS]))
+    checks = made.produced.checks if made.produced else ()
+    details = {check.name: check.metadata for check in checks}
     return [
         dg.AssetCheckResult(
             check_name=name,

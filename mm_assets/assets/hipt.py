@@ -142,5 +142,6 @@ def hipt_stage(config: CohortConfig, task: Task) -> CohortStage:
             "training": settings.model_dump(include={"epochs", "early_stopping"}),
             "preserve_sites": config.evaluation.preserve_sites,
         },
+        elsewhere="training",
         run=lambda job: train_network(job, task, name, "amil", HIPT, settings),
     )

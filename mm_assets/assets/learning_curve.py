@@ -43,6 +43,7 @@ def learning_curve_stages(config: CohortConfig, task: Task) -> list[CohortStage]
                 "preserve_sites": config.evaluation.preserve_sites,
                 "seed": config.evaluation.seed,
             },
+            elsewhere="training",
             run=lambda job: _learning_curve(job, task),
         )
     ]

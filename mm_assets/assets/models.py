@@ -76,6 +76,7 @@ def _clinical_stage(config: CohortConfig, task: Task) -> CohortStage:
         description="Baseline on clinical covariates alone.",
         kinds=frozenset({"lifelines", "mlflow"}),
         parameters={"task": task.model_dump(), "covariates": config.clinical.covariates},
+        elsewhere="training",
         run=lambda job: _train_clinical(job, task),
     )
 
@@ -124,6 +125,7 @@ def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
             "compare": list(config.evaluation.compare),
             "tuning": config.heec.tuning.model_dump(),
         },
+        elsewhere="training",
         run=lambda job: _train_heec(job, task),
     )
 

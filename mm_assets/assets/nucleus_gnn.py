@@ -36,6 +36,7 @@ def nucleus_gnn_stage(config: CohortConfig, task: Task) -> CohortStage:
             "task": task.model_dump(),
             "preserve_sites": config.evaluation.preserve_sites,
         },
+        elsewhere="training",
         run=lambda job: _fit(job, task),
     )
 

@@ -123,7 +123,23 @@ class SlideRun:
             finished(untried[0], SlideOutcome(untried[0], "failed", {}, {}, str(error)))
             for slide in untried[1:]:
                 finished(slide, SlideOutcome(slide, "waiting", {}, {}, "the store failed"))
-        return [outcomes[slide] for slide in slides]
+        return [self._with_costs(outcomes[slide]) for slide in slides]
+
+    def _with_costs(self, outcome: SlideOutcome) -> SlideOutcome:
+        """With what the slide's time was and cost, where that says something."""
+        config = self.workspace.config
+        compute = self.stage.compute_for(config)
+        produced = {
+            asset: replace(
+                each,
+                metadata={
+                    **each.metadata,
+                    **spent(compute, config.prices, outcome.receipts[asset].seconds),
+                },
+            )
+            for asset, each in outcome.produced.items()
+        }
+        return replace(outcome, produced=produced)
 
     def _task(self, todo: Mapping[str, Mapping[str, Receipt]]) -> Task:
         workspace = self.workspace
@@ -155,12 +171,7 @@ class SlideRun:
         if bad:
             state: State = "quarantined" if is_quarantine(bad) else "failed"
             return SlideOutcome(slide, state, {}, {}, bad.reason)
-        compute = self.stage.compute_for(self.workspace.config)
-        prices = self.workspace.config.prices
-        produced = {
-            asset: Produced(r.outputs, {**r.metadata, **spent(compute, prices, r.seconds)})
-            for asset, r in made.items()
-        }
+        produced = {asset: Produced(r.outputs, r.metadata) for asset, r in made.items()}
         return SlideOutcome(slide, "done", made, produced)
 
     def _compute_all(

@@ -21,7 +21,7 @@ from mm_assets.assets.slides import manifest_rows
 from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.assets.tiles import TILES
 from mm_assets.cohort.clinical import make_endpoint
-from mm_assets.cohort.config import CohortConfig, NetworkConfig, Task, mm_home
+from mm_assets.cohort.config import CohortConfig, NetworkConfig, Task, mm_home, training_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,6 +116,7 @@ def _stage(config: CohortConfig, task: Task, network: Network) -> CohortStage:
             "training": config.porpoise.model_dump(exclude={"models", "encoders"}),
             "preserve_sites": config.evaluation.preserve_sites,
         },
+        elsewhere="training",
         run=lambda job: train_network(job, task, name, network.kind, network.tiles, settings),
     )
 
@@ -134,13 +135,13 @@ def train_network(
     from mm_assets.models.porpoise.model import Cohort, registry_frame
 
     config = job.workspace.config
-    # Beside the store, for a training that was killed must find it again; gone when it is done.
-    folder = mm_home() / "training" / config.cohort / name
+    folder = training_folder(config.cohort, name)
     scratch = folder / job.provenance[name].fingerprint().replace(":", "-")
+    copies = mm_home() / "cache" / "bags" / config.cohort / name
     clinical, splits = read_table(job, CLINICAL), read_table(job, splits_name(task))
     endpoint = make_endpoint(clinical, task)
     cohort = Cohort(
-        StoredBags(job, bags, scratch) if bags else {},
+        StoredBags(job, bags, copies) if bags else {},
         read_table(job, OMICS) if OMICS in job.upstream else None,
     )
     parameters = _parameters(settings, config.evaluation.seed)
@@ -164,6 +165,7 @@ def train_network(
         example = registry_frame(cohort, final, trained[:EXAMPLE_ROWS], EXAMPLE_TILES)
         produced = register_model(job, task, name, final, predictions, example, trained, live=run)
     shutil.rmtree(folder)
+    shutil.rmtree(copies, ignore_errors=True)
     return produced
 
 
@@ -182,12 +184,12 @@ class StoredBags(Mapping[str, "list[NDArray[np.float16]]"]):
     ----------
     asset
         Whose embeddings.
-    scratch
+    copies
         Folder for copies of what lies in a remote store, each fetched once.
     """
 
-    def __init__(self, job: Job, asset: str, scratch: Path) -> None:
-        self._job, self._asset, self._scratch = job, asset, scratch
+    def __init__(self, job: Job, asset: str, copies: Path) -> None:
+        self._job, self._asset, self._copies = job, asset, copies
         rows = manifest_rows(job.workspace.config)
         self._slides: dict[str, list[str]] = {}
         for slide in sorted(job.upstream[asset]):
@@ -215,7 +217,8 @@ class StoredBags(Mapping[str, "list[NDArray[np.float16]]"]):
         store, ref = self._job.workspace.store, self._job.ref(self._asset, "arrow", slide)
         if store.local_path(ref) is not None:
             return store.read_arrow(ref)
-        copy = self._scratch / "bags" / f"{slide}.arrow"
+        digest = self._job.upstream[self._asset][slide].digest.replace(":", "-")
+        copy = self._copies / f"{slide}.{digest}.arrow"
         if not copy.exists():
             publish(copy, store.read_bytes(ref))
         return pa.ipc.open_file(pa.memory_map(str(copy))).read_all()

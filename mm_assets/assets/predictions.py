@@ -53,6 +53,7 @@ def predictions_stage(config: CohortConfig, task: Task, evaluation: str) -> Coho
         sources=lambda workspace: {
             asset: champion_version(workspace, task, asset) for asset in models
         },
+        elsewhere="processing",
         run=lambda job: _predict(job, task),
         checks=("all_scored",),
     )

@@ -45,6 +45,7 @@ def tile_scorer_stage(config: CohortConfig, task: Task) -> CohortStage:
         kinds=frozenset({"scikit-learn"}),
         compute=Compute(cpu=2, memory_gib=8),
         parameters={"task": task.model_dump(), "selection": config.selection.model_dump()},
+        elsewhere="training",
         run=lambda job: _fit_scorers(job, task),
         checks=("contrast", "share_kept", "train_and_test_alike"),
     )

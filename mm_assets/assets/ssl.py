@@ -45,7 +45,7 @@ from mm_assets.cohort.config import (
     EncoderConfig,
     RegionDinoConfig,
     TileDinoConfig,
-    mm_home,
+    training_folder,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _tile_encoder_stage(config: CohortConfig) -> CohortStage:
         kinds=frozenset({"pytorch", "mlflow"}),
         compute=Compute(gpu=1, cpu=8, memory_gib=32),
         parameters={**_settings(config, config.ssl.tiles), "imaging": imaging},
+        elsewhere="training",
         run=partial(_pretrain, asset=TILE_ENCODER, prepare=tile_training),
         checks=(NOT_COLLAPSED,),
     )
@@ -125,6 +126,7 @@ def _region_encoder_stage(config: CohortConfig) -> CohortStage:
             **_settings(config, config.ssl.regions),
             "region_px": config.imaging.region_px,
         },
+        elsewhere="training",
         run=partial(_pretrain, asset=REGION_ENCODER, prepare=region_training),
         checks=(NOT_COLLAPSED,),
     )
@@ -149,8 +151,7 @@ def _pretrain(job: Job, asset: str, prepare: Callable[[Job], LevelTraining]) -> 
     from mm_assets.ssl.processes import run_together
 
     config, fingerprint = job.workspace.config, job.provenance[asset].fingerprint()
-    # Beside the store, for a training that was killed must find it again; gone when it is done.
-    folder = mm_home() / "training" / config.cohort / asset
+    folder = training_folder(config.cohort, asset)
     checkpoint = folder / fingerprint.replace(":", "-") / "dino.pt"
     training, tracking = prepare(job), job.workspace.tracking
     facts, epochs = _facts(job, asset), training.level.epochs

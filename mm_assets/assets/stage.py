@@ -196,27 +196,38 @@ class SlideStage(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class CohortStage(Stage):
-    """A stage that runs once for the cohort."""
+    """A stage that runs once for the cohort.
+
+    Attributes
+    ----------
+    elsewhere
+        As which kind of job another machine can do it, where all that it reads lies in the store;
+        None: it is always done beside Dagster.
+    """
 
     run: Callable[[Job], Produced]
+    elsewhere: Literal["training", "processing"] | None = None
     checks: tuple[str, ...] = ()
     sources: Callable[[Workspace], Mapping[str, str]] | None = None
 
     def compute_for(self, config: CohortConfig) -> Compute:
-        """What the stage needs; it is always done beside Dagster.
+        """What the stage needs, as the cohort's YAML changes it.
 
         Raises
         ------
         ValueError
-            When the YAML wants it elsewhere.
+            When the YAML wants it elsewhere and it cannot be.
         """
+        compute = super().compute_for(config)
+        if self.elsewhere:
+            return compute
         override = config.compute.get(self.name)
         if override and override.launcher not in (None, "local"):
             raise ValueError(
-                f"compute.{self.name}.launcher: only stages that work slide by slide can be done "
-                f"by {override.launcher}"
+                f"compute.{self.name}.launcher: what {self.name} reads is on this machine: it "
+                f"cannot be made by {override.launcher}"
             )
-        return replace(super().compute_for(config), launcher="local")
+        return replace(compute, launcher="local")
 
 
 def asset_key(cohort: str, asset: str) -> dg.AssetKey:

@@ -13,7 +13,7 @@ Fold safety: settings, filter, encoding, number of rounds, reference ranks and c
 fitted on the training patients of a fold.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -32,7 +32,7 @@ from mm_assets.models.calibration import (
 from mm_assets.models.clinical import MIN_EVENTS, ClinicalModel, CovariateEncoder
 from mm_assets.models.features import ClinicalUse, FeatureBlocks, Preprocessor
 from mm_assets.models.heec_parameters import HeecParameters
-from mm_assets.models.inner import InnerData, held_out_clinical, inner_folds
+from mm_assets.models.inner import InnerData, InnerFolds, held_out_clinical, inner_folds
 from mm_assets.models.losses import (
     CoxLoss,
     Floats,
@@ -43,7 +43,7 @@ from mm_assets.models.losses import (
     softmax,
 )
 from mm_assets.models.offset import ClinicalOffset
-from mm_assets.models.tuning import Attempt, largest_filters, tune
+from mm_assets.models.tuning import Attempt, largest_filters, tune, with_settings
 from mm_assets.models.votes import CLINICAL, cast_votes, combine
 
 MIN_PATIENTS = 10
@@ -145,6 +145,7 @@ def fit_heec(
     parameters: HeecParameters | None = None,
     filtered_omics: pd.DataFrame | None = None,
     sites: Sites = None,
+    candidate: Mapping[str, float] | None = None,
 ) -> HeecModel:
     """Fit HEEC to training patients.
 
@@ -158,11 +159,12 @@ def fit_heec(
         `fit_filter` of `blocks.omics` on `train`, where it is known.
     sites
         Site by patient; inner folds then keep sites apart too.
+    candidate
+        Settings found elsewhere, in place of a search; taken if better than `parameters`.
     """
-    train, parameters = sorted(train), _for_blocks(parameters or HeecParameters(), blocks)
+    train, parameters = sorted(train), for_blocks(parameters or HeecParameters(), blocks)
     table = endpoint.table.loc[train]
-    offset = None if _use(parameters, endpoint) != "offset" else blocks.clinical
-    read = blocks if offset is None else replace(blocks, clinical=None)
+    offset, read = _offset(blocks, endpoint, parameters)
     preprocessor = _preprocessor(read, endpoint, train, parameters, filtered_omics)
     model = HeecModel(
         endpoint.classes, preprocessor, {}, {}, None, {}, np.zeros(0), None, parameters
@@ -170,15 +172,13 @@ def fit_heec(
     held_out: dict[str, Floats] = {}
     if preprocessor.names and _can_learn(table, endpoint):
         inner = inner_folds(endpoint, train, parameters, sites)
-        if _use(parameters, endpoint) == "vote" and blocks.clinical is not None:
-            held_out[CLINICAL] = held_out_clinical(blocks.clinical, endpoint, train, inner)
+        held_out = _held_out(blocks, endpoint, train, inner, parameters)
+        if held_out and blocks.clinical is not None:
             clinical = ClinicalModel.fit(blocks.clinical.reindex(train), endpoint)
             model = replace(model, clinical=clinical)
         with one_thread():
-            sizes = largest_filters(parameters)
-            data = InnerData.prepare(read, endpoint, train, inner, sizes, offset)
-            judge = partial(_attempt, data, table, endpoint, blocks, held_out)
-            found, trials = tune(judge, parameters)
+            judge = _judge(blocks, endpoint, train, parameters, inner, held_out)
+            found, trials = tune(judge, parameters, candidate)
             model = replace(model, parameters=found.parameters, trials=trials)
             if found.parameters != parameters:
                 preprocessor = _preprocessor(read, endpoint, train, found.parameters)
@@ -197,6 +197,74 @@ def fit_heec(
     risk, votes = _risk(blocks, held_out, outcome)
     curve = SurvivalCurve.fit(risk, outcome, horizons)
     return replace(model, references=references, votes=votes, curve=curve)
+
+
+def judge_settings(
+    blocks: FeatureBlocks,
+    endpoint: Endpoint,
+    train: Sequence[str],
+    parameters: HeecParameters,
+    settings: Mapping[str, float],
+    sites: Sites = None,
+) -> float:
+    """What settings gain on the inner folds, as the search of `fit_heec` judges them.
+
+    Parameters
+    ----------
+    parameters
+        From which the search starts.
+    settings
+        Values of what `search_space` names.
+
+    Raises
+    ------
+    ValueError
+        When there is nothing to learn from these patients.
+    """
+    train, parameters = sorted(train), for_blocks(parameters, blocks)
+    if not _can_learn(endpoint.table.loc[train], endpoint):
+        raise ValueError(f"too few patients or events among {len(train)} to judge settings")
+    inner = inner_folds(endpoint, train, parameters, sites)
+    held_out = _held_out(blocks, endpoint, train, inner, parameters)
+    with one_thread():
+        judge = _judge(blocks, endpoint, train, parameters, inner, held_out)
+        return judge(with_settings(parameters, settings)).gain
+
+
+def _offset(
+    blocks: FeatureBlocks, endpoint: Endpoint, parameters: HeecParameters
+) -> tuple[pd.DataFrame | None, FeatureBlocks]:
+    """Covariates from whose model boosting starts, and what the trees read."""
+    offset = None if _use(parameters, endpoint) != "offset" else blocks.clinical
+    return offset, blocks if offset is None else replace(blocks, clinical=None)
+
+
+def _held_out(
+    blocks: FeatureBlocks,
+    endpoint: Endpoint,
+    train: list[str],
+    inner: InnerFolds,
+    parameters: HeecParameters,
+) -> dict[str, Floats]:
+    """Held-out scores of the clinical model, where it votes."""
+    if _use(parameters, endpoint) != "vote" or blocks.clinical is None:
+        return {}
+    return {CLINICAL: held_out_clinical(blocks.clinical, endpoint, train, inner)}
+
+
+def _judge(
+    blocks: FeatureBlocks,
+    endpoint: Endpoint,
+    train: list[str],
+    parameters: HeecParameters,
+    inner: InnerFolds,
+    held_out: Mapping[str, Floats],
+) -> Callable[[HeecParameters], Attempt]:
+    """Judges settings on the inner folds."""
+    offset, read = _offset(blocks, endpoint, parameters)
+    sizes = largest_filters(parameters)
+    data = InnerData.prepare(read, endpoint, train, inner, sizes, offset)
+    return partial(_attempt, data, endpoint.table.loc[train], endpoint, blocks, held_out)
 
 
 def _probability(prior: Floats, scores: Mapping[str, Floats], patients: int) -> Floats:
@@ -230,7 +298,7 @@ def _preprocessor(
     return Preprocessor.fit(blocks, endpoint, train, *keep, filtered_omics)
 
 
-def _for_blocks(parameters: HeecParameters, blocks: FeatureBlocks) -> HeecParameters:
+def for_blocks(parameters: HeecParameters, blocks: FeatureBlocks) -> HeecParameters:
     """Without sizes of filters that nothing would pass through."""
     return replace(
         parameters,
@@ -244,7 +312,7 @@ def _attempt(
     table: pd.DataFrame,
     endpoint: Endpoint,
     blocks: FeatureBlocks,
-    clinical: dict[str, Floats],
+    clinical: Mapping[str, Floats],
     parameters: HeecParameters,
 ) -> Attempt:
     """What settings reach on the inner folds, as the model would combine its members."""
@@ -255,7 +323,7 @@ def _attempt(
         gain = data.loss(nothing) - data.loss(scores)
     else:
         outcome = Outcome.of(table)
-        risk, _ = _risk(blocks, scores | clinical, outcome)
+        risk, _ = _risk(blocks, {**scores, **clinical}, outcome)
         loss = CoxLoss(outcome)
         gain = loss.value(np.zeros(len(table))) - loss.value(cox_slope(risk, outcome) * risk)
     return Attempt(parameters, chosen, gain / len(table))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Filters are searched from an eighth to four times the size given.
 SMALLER, LARGER = 8, 4
+_FILTERS = ("imaging_features", "omics_features")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,16 @@ class Attempt:
     gain: float
 
 
+@dataclass(frozen=True)
+class Range:
+    """Values a setting can take, both ends included."""
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+
 def largest_filters(parameters: HeecParameters) -> tuple[int | None, int | None]:
     """Largest filters of imaging and omics that a search can ask for."""
     factor = LARGER if _searches_filters(parameters) else 1
@@ -43,8 +54,34 @@ def largest_filters(parameters: HeecParameters) -> tuple[int | None, int | None]
     return imaging, omics
 
 
+def search_space(start: HeecParameters) -> dict[str, Range]:
+    """Settings searched for: regularisation of the trees, and sizes of the filters there are."""
+    filters = {
+        name: Range(max(1, size // SMALLER), LARGER * size, log=True, integer=True)
+        for name, size in _filters(start).items()
+    }
+    return {
+        "num_leaves": Range(2, 16, log=True, integer=True),
+        "leaf_size": Range(0.25, 4.0, log=True),
+        "learning_rate": Range(0.02, 0.2, log=True),
+        "feature_fraction": Range(0.03, 1.0, log=True),
+        "lambda_l1": Range(0.0, 5.0),
+        "lambda_l2": Range(0.01, 100.0, log=True),
+        **filters,
+    }
+
+
+def with_settings(start: HeecParameters, settings: Mapping[str, float]) -> HeecParameters:
+    """The parameters with other values of what is searched for."""
+    filters = {name: int(settings[name]) for name in _filters(start) if name in settings}
+    trees = {name: value for name, value in settings.items() if name not in _FILTERS}
+    return replace(start, boosting=replace(start.boosting, **trees), **filters)
+
+
 def tune(
-    attempt: Callable[[HeecParameters], Attempt], start: HeecParameters
+    attempt: Callable[[HeecParameters], Attempt],
+    start: HeecParameters,
+    candidate: Mapping[str, float] | None = None,
 ) -> tuple[Attempt, pd.DataFrame]:
     """The best attempt within `start.tuning`, and a row a trial.
 
@@ -54,6 +91,8 @@ def tune(
         Judges settings on inner folds.
     start
         Settings of the first trial.
+    candidate
+        Settings that were searched for elsewhere: the second and last trial.
 
     Returns
     -------
@@ -67,17 +106,22 @@ def tune(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     tried: list[Attempt] = []
+    space = search_space(start)
 
     def judge(trial: "Trial") -> float:
-        found = attempt(_propose(trial, start))
+        found = attempt(with_settings(start, _propose(trial, space)))
         if not tried or found.gain > tried[0].gain:
             tried[:] = [found]
         return found.gain
 
     sampler = optuna.samplers.TPESampler(seed=start.seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.enqueue_trial(_searched(start))
-    study.optimize(judge, n_trials=start.tuning.trials, timeout=start.tuning.seconds)
+    study.enqueue_trial(_given(start, space))
+    if candidate is None:
+        study.optimize(judge, n_trials=start.tuning.trials, timeout=start.tuning.seconds)
+    else:
+        study.enqueue_trial(dict(candidate))
+        study.optimize(judge, n_trials=2)
     rows = [
         {"trial": trial.number, "gain": trial.value, "seconds": trial.duration.total_seconds()}
         | trial.params
@@ -91,44 +135,23 @@ def _searches_filters(parameters: HeecParameters) -> bool:
     return parameters.tuning.trials > 1 and parameters.tuning.filters
 
 
-def _searched(start: HeecParameters) -> dict[str, float]:
+def _filters(start: HeecParameters) -> dict[str, int]:
+    """Sizes of the filters that are searched for."""
+    if not _searches_filters(start):
+        return {}
+    sizes = {name: getattr(start, name) for name in _FILTERS}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def _given(start: HeecParameters, space: Mapping[str, Range]) -> dict[str, float]:
     """The settings searched for, at their values in `start`."""
-    boosting = start.boosting
-    filters = {
-        name: size
-        for name in ("imaging_features", "omics_features")
-        if (size := getattr(start, name)) is not None and _searches_filters(start)
+    return {name: getattr(start if name in _FILTERS else start.boosting, name) for name in space}
+
+
+def _propose(trial: "Trial", space: Mapping[str, Range]) -> dict[str, float]:
+    return {
+        name: trial.suggest_int(name, int(limits.low), int(limits.high), log=limits.log)
+        if limits.integer
+        else trial.suggest_float(name, limits.low, limits.high, log=limits.log)
+        for name, limits in space.items()
     }
-    return filters | {
-        "num_leaves": boosting.num_leaves,
-        "leaf_size": boosting.leaf_size,
-        "learning_rate": boosting.learning_rate,
-        "feature_fraction": boosting.feature_fraction,
-        "lambda_l1": boosting.lambda_l1,
-        "lambda_l2": boosting.lambda_l2,
-    }
-
-
-def _propose(trial: "Trial", start: HeecParameters) -> HeecParameters:
-    """Settings of a trial: regularisation of the trees, and sizes of the filters."""
-    boosting = replace(
-        start.boosting,
-        num_leaves=trial.suggest_int("num_leaves", 2, 16, log=True),
-        leaf_size=trial.suggest_float("leaf_size", 0.25, 4.0, log=True),
-        learning_rate=trial.suggest_float("learning_rate", 0.02, 0.2, log=True),
-        feature_fraction=trial.suggest_float("feature_fraction", 0.03, 1.0, log=True),
-        lambda_l1=trial.suggest_float("lambda_l1", 0.0, 5.0),
-        lambda_l2=trial.suggest_float("lambda_l2", 0.01, 100.0, log=True),
-    )
-
-    def size(name: str, given: int | None) -> int | None:
-        if given is None or not _searches_filters(start):
-            return given
-        return trial.suggest_int(name, max(1, given // SMALLER), LARGER * given, log=True)
-
-    return replace(
-        start,
-        boosting=boosting,
-        imaging_features=size("imaging_features", start.imaging_features),
-        omics_features=size("omics_features", start.omics_features),
-    )

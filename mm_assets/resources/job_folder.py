@@ -25,9 +25,19 @@ class JobFolder:
     prefix: str
 
     @property
+    def address(self) -> str:
+        """Address of the prefix."""
+        return f"s3://{self.bucket}/{self.prefix}"
+
+    @property
     def inputs(self) -> str:
         """Address of what the job is given."""
-        return f"s3://{self.bucket}/{self.prefix}/input"
+        return f"{self.address}/input"
+
+    @property
+    def outputs(self) -> str:
+        """Address of what the service keeps of a job."""
+        return f"{self.address}/output"
 
     @property
     def messages(self) -> str:

@@ -1,26 +1,34 @@
-"""Where a stage's work on slides is done: on this machine, or as a job of SageMaker.
+"""Where a stage's work is done: on this machine, or as a job of SageMaker.
 
 Stages do not know. The job does what this machine would do, against the same store, so that
 artefacts and receipts are the same; receipts say what has become of each slide.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
-from mm_assets.assets.compute import Compute
+from mm_assets.assets.compute import Compute, gpu_lease
 from mm_assets.assets.isolation import Loss, Work, run_here, run_isolated
 from mm_assets.assets.log import Log
+from mm_assets.assets.made import Made
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.cohort.sources import is_remote
 from mm_assets.resources.digest import bytes_digest, canonical_json
-from mm_assets.resources.estimate import Estimate, estimate, seconds_a_slide
+from mm_assets.resources.estimate import estimate, seconds_before
 from mm_assets.resources.receipts import Receipts
 from mm_assets.resources.sagemaker import Context, PipesSageMakerClient, SageMakerError
-from mm_assets.resources.sagemaker_request import SageMakerSettings, job_name
+from mm_assets.resources.sagemaker_request import (
+    ENTRYPOINT,
+    PROCESSING,
+    TRAINING,
+    JobKind,
+    SageMakerSettings,
+    job_name,
+)
 from mm_assets.resources.store import ArtefactStore
 from mm_assets.resources.tracking import Tracking
 
@@ -55,11 +63,41 @@ class Task:
     recorded: Callable[[str], Any]
 
 
+@dataclass(frozen=True)
+class CohortTask:
+    """Work of one stage on a whole cohort.
+
+    Attributes
+    ----------
+    trains
+        Whether it is a training, which can go on after it was ended.
+    reads_slides
+        Whether it opens the slides' files.
+    fingerprint
+        Of what is to be made.
+    work
+        How it is done on this machine; it leaves the receipt.
+    """
+
+    config: CohortConfig
+    store: ArtefactStore
+    tracking: Tracking
+    stage: str
+    compute: Compute
+    trains: bool
+    reads_slides: bool
+    fingerprint: str
+    work: Callable[[], Made]
+
+
 class Launcher(Protocol):
     """Does a task somewhere."""
 
     def run(self, task: Task, finished: Finished, log: Log) -> dict[str, Loss]:
         """Do the work, call `finished` with each slide and its outcome; the slides without one."""
+
+    def run_whole(self, task: CohortTask, log: Log) -> Made:
+        """Do the work on the whole cohort."""
 
 
 class LocalLauncher:
@@ -73,9 +111,14 @@ class LocalLauncher:
         run_here(task.work, task.slides, finished, log)
         return {}
 
+    def run_whole(self, task: CohortTask, log: Log) -> Made:
+        """Do the work here."""
+        with gpu_lease(task.compute):
+            return task.work()
+
 
 class SageMakerLauncher:
-    """Work in a processing job, one for each task."""
+    """Work in a job, one for each task: a training job for trainings, else a processing job."""
 
     def __init__(self, settings: SageMakerSettings, context: Context) -> None:
         self.settings, self.context = settings, context
@@ -88,12 +131,15 @@ class SageMakerLauncher:
         ValueError
             When a job could not read the slides or write to the store.
         """
-        _refuse_local(task)
-        root = f"{task.store.uri.rstrip('/')}/{task.config.cohort}/_jobs/{task.stage}"
-        client = PipesSageMakerClient(self.settings, root)
+        _refuse_local(task, reads_slides=True)
+        client = self._client(task)
         waiting = _Waiting(task, finished)
         follow = partial(
-            client.run, context=self.context, compute=task.compute, on_message=waiting.hear
+            client.run,
+            context=self.context,
+            compute=task.compute,
+            on_message=waiting.hear,
+            command=(*ENTRYPOINT, task.stage),
         )
         for name, order in client.known().items():
             if waiting.reasons.keys() & set(order["slides"]):
@@ -104,13 +150,10 @@ class SageMakerLauncher:
                 waiting.take_finished()
         if not waiting.reasons:
             return {}
-        log.info(str(_estimate(task, len(waiting.reasons))))
-        order, files = _order(replace(task, slides=tuple(waiting.reasons)))
-        digest = bytes_digest(canonical_json(order)).removeprefix("sha256:")[:12]
-        names = (
-            job_name("mm", task.config.cohort, task.stage, digest=digest, attempt=attempt)
-            for attempt in count(1)
-        )
+        log.info(_expected(task, len(waiting.reasons), task.at_once))
+        order, files = _order(task)
+        order |= {"assets": list(task.assets), "slides": list(waiting.reasons)}
+        names = _names(task, order)
         reason = (
             "the job made something else: its image holds another version of mm_assets, or it "
             f"does not reach MLflow at {task.tracking.uri}"
@@ -121,6 +164,61 @@ class SageMakerLauncher:
             reason = str(error)
         waiting.take_finished()
         return {slide: Loss(told or reason, False) for slide, told in waiting.reasons.items()}
+
+    def run_whole(self, task: CohortTask, log: Log) -> Made:
+        """Take over the job that an earlier, killed run left, or do the work in one of our own.
+
+        Raises
+        ------
+        ValueError
+            When a job could not read the inputs or write to the store.
+        SageMakerError
+            When the job does not succeed.
+        """
+        _refuse_local(task, task.reads_slides)
+        client, told = self._client(task), list[Any]()
+        kind = TRAINING if task.trains else PROCESSING
+        follow = partial(
+            client.run,
+            context=self.context,
+            compute=task.compute,
+            kind=kind,
+            on_message=told.append,
+            command=(*ENTRYPOINT, task.stage),
+        )
+        if self._adopt(task, client, kind, follow, log):
+            return Made.from_message(told[-1])
+        log.info(_expected(task, None))
+        order, files = _order(task)
+        order |= {"fingerprint": task.fingerprint}
+        follow(names=_names(task, order), order=order, files=files)
+        return Made.from_message(told[-1])
+
+    def _adopt(
+        self,
+        task: CohortTask,
+        client: PipesSageMakerClient,
+        kind: JobKind,
+        follow: Callable[..., Any],
+        log: Log,
+    ) -> bool:
+        """Whether a job that was left has done the work; jobs of other inputs are stopped."""
+        for name, order in client.known().items():
+            if order["fingerprint"] != task.fingerprint:
+                # It would write over what is made now.
+                client.discard(self.context, name, kind)
+                continue
+            try:
+                follow(names=(name,), order=order)
+            except SageMakerError as error:
+                log.warning(f"{error}; it is done anew")
+            else:
+                return True
+        return False
+
+    def _client(self, task: Task | CohortTask) -> PipesSageMakerClient:
+        root = f"{task.store.uri.rstrip('/')}/{task.config.cohort}/_jobs/{task.stage}"
+        return PipesSageMakerClient(self.settings, root)
 
 
 class _Waiting:
@@ -157,16 +255,23 @@ def launcher_for(compute: Compute, context: Context) -> Launcher:
     return SageMakerLauncher(SageMakerSettings.from_environment(), context)
 
 
-def _estimate(task: Task, slides: int) -> Estimate:
+def _expected(task: Task | CohortTask, slides: int | None, at_once: int = 1) -> str:
     config = task.config
-    seconds = seconds_a_slide(Receipts(task.store), config.cohort, task.stage)
-    return estimate(slides, task.compute, config.prices, seconds, task.at_once)
+    seconds = seconds_before(Receipts(task.store), config.cohort, task.stage)
+    return str(estimate(slides, task.compute, config.prices, seconds, at_once))
 
 
-def _order(task: Task) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What the job is told, and the files beside it."""
+def _names(task: Task | CohortTask, order: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the attempts at a job."""
+    digest = bytes_digest(canonical_json(order)).removeprefix("sha256:")[:12]
+    for attempt in count(1):
+        yield job_name("mm", task.config.cohort, task.stage, digest=digest, attempt=attempt)
+
+
+def _order(task: Task | CohortTask) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What every job is told, and the files beside it."""
     config, files = task.config.model_dump(mode="json"), {}
-    manifest = config["slides"]["manifest"]
+    manifest = config["slides"] and config["slides"]["manifest"]
     if manifest and not is_remote(manifest):
         files[MANIFEST] = Path(manifest).read_bytes()
         config["slides"]["manifest"] = MANIFEST
@@ -174,19 +279,15 @@ def _order(task: Task) -> tuple[dict[str, Any], dict[str, bytes]]:
         "config": config,
         "store": task.store.model_dump(),
         "tracking": {**task.tracking.model_dump(), "tracking_uri": task.tracking.uri},
-        "stage": task.stage,
-        "assets": list(task.assets),
-        "slides": list(task.slides),
     }
     return order, files
 
 
-def _refuse_local(task: Task) -> None:
-    slides = task.config.slides
-    for what, address in {
-        "the store (MM_STORE)": task.store.uri,
-        "slides.root": slides.root if slides else "",
-    }.items():
+def _refuse_local(task: Task | CohortTask, reads_slides: bool) -> None:
+    needed = {"the store (MM_STORE)": task.store.uri}
+    if reads_slides and task.config.slides:
+        needed["slides.root"] = task.config.slides.root
+    for what, address in needed.items():
         if not is_remote(address):
             raise ValueError(
                 f"{task.stage}: launcher sagemaker needs {what} at s3://, not {address}"

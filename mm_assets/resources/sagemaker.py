@@ -1,4 +1,4 @@
-"""A client of SageMaker's processing jobs that speak Dagster Pipes.
+"""A client of SageMaker's processing and training jobs that speak Dagster Pipes.
 
 The service has no client token, so the job's name is what makes creating it idempotent: who finds
 the name taken adopts the job. Nothing travels in environment variables: the service allows 256
@@ -28,11 +28,16 @@ from mm_assets.assets.compute import Compute
 from mm_assets.cohort.s3 import s3_client
 from mm_assets.resources.cloudwatch import JobLog
 from mm_assets.resources.job_folder import ORDER, FolderMessageReader, JobFolder
-from mm_assets.resources.sagemaker_request import ENTRYPOINT, SageMakerSettings
+from mm_assets.resources.sagemaker_request import (
+    ENTRYPOINT,
+    PROCESSING,
+    JobKind,
+    Place,
+    SageMakerSettings,
+)
 
 Context = AssetExecutionContext | OpExecutionContext
 
-LOG_GROUP = "/aws/sagemaker/ProcessingJobs"
 CAPACITY_ATTEMPTS = 3
 STOP_SECONDS = 150.0  # the service gives a job 120 between SIGTERM and SIGKILL
 _TERMINAL = ("Completed", "Failed", "Stopped")
@@ -48,7 +53,7 @@ class CapacityError(SageMakerError):
 
 
 class PipesSageMakerClient(PipesClient):
-    """Runs processing jobs and follows them to their end.
+    """Runs jobs and follows them to their end.
 
     Parameters
     ----------
@@ -87,9 +92,10 @@ class PipesSageMakerClient(PipesClient):
         names: Iterable[str],
         order: Mapping[str, Any],
         compute: Compute,
+        kind: JobKind = PROCESSING,
         files: Mapping[str, bytes] | None = None,
         on_message: Callable[[Any], None] = lambda message: None,
-        entrypoint: Sequence[str] = ENTRYPOINT,
+        command: Sequence[str] = ENTRYPOINT,
     ) -> PipesClientCompletedInvocation:
         """Run a job, or adopt the one of its name, until its end; a few times without capacity.
 
@@ -104,6 +110,8 @@ class PipesSageMakerClient(PipesClient):
             Name -> content of further files beside the order.
         on_message
             Called with every custom message, as it comes.
+        command
+            What the container runs, with the path of its order behind.
 
         Raises
         ------
@@ -114,9 +122,9 @@ class PipesSageMakerClient(PipesClient):
         data = _context_data(context, extras or {})
         without_capacity = 0
         for name in names:
-            job = _Run(self, context, name, on_message)
+            job = _Run(self, context, name, kind, on_message)
             try:
-                done = job.run(data, order, files or {}, compute, entrypoint)
+                done = job.run(data, order, files or {}, compute, command)
             except CapacityError as error:
                 without_capacity += 1
                 if without_capacity == CAPACITY_ATTEMPTS:
@@ -127,6 +135,10 @@ class PipesSageMakerClient(PipesClient):
             if done is not None:
                 return done
         raise SageMakerError("there is no further name for the job")
+
+    def discard(self, context: Context, name: str, kind: JobKind) -> None:
+        """Stop a job whose outcome nobody wants any more, and remove what is left of it."""
+        _Run(self, context, name, kind, lambda message: None).stop("its inputs have changed")
 
     def service(self, name: str) -> Any:
         """The client of an AWS service."""
@@ -168,16 +180,19 @@ class _Run:
         client: PipesSageMakerClient,
         context: Context,
         name: str,
+        kind: JobKind,
         on_message: Callable[[Any], None],
     ) -> None:
-        self.settings, self.context, self.name = client.settings, context, name
+        self.settings, self.context, self.name, self.kind = client.settings, context, name, kind
         self.on_message, self.told = on_message, 0
+        # Without the attempt at the end: a job goes on where that before it was ended.
+        self.checkpoints = client.folder(f"checkpoints/{name.rpartition('-')[0]}")
         self.sagemaker = client.service("sagemaker")
         self.folder = client.folder(name)
         self.is_new = self.folder.order() is None
         self.reader = FolderMessageReader(self.folder)
         self.handler = PipesMessageHandler(context, self.reader)
-        self.log = JobLog(client.service("logs"), LOG_GROUP, name)
+        self.log = JobLog(client.service("logs"), kind.log_group, name)
 
     def run(
         self,
@@ -185,7 +200,7 @@ class _Run:
         order: Mapping[str, Any],
         files: Mapping[str, bytes],
         compute: Compute,
-        entrypoint: Sequence[str],
+        command: Sequence[str],
     ) -> PipesClientCompletedInvocation | None:
         """The finished job; None when the name belongs to one that is long over."""
         with (
@@ -194,9 +209,8 @@ class _Run:
         ):
             session = PipesSession(data, self.handler, context_params, message_params, self.context)
             tags = session.default_remote_invocation_info
-            request = self.settings.request(
-                self.name, self.folder.inputs, compute, tags, entrypoint
-            )
+            place = Place(self.folder.inputs, self.folder.outputs, self.checkpoints.address)
+            request = self.settings.request(self.kind, place, compute, tags, command)
             try:
                 if self.is_new:
                     self._tell({**order, "pipes": dict(session.get_bootstrap_env_vars())}, files)
@@ -204,11 +218,13 @@ class _Run:
                     return None
                 end = self._follow()
             except (DagsterExecutionInterruptedError, KeyboardInterrupt):
-                self._stop()
+                self.stop("interrupted")
                 raise
         self.folder.clear()
         self._refuse_failure(end, compute.hours)
-        seconds = end["ProcessingEndTime"] - end.get("ProcessingStartTime", end["CreationTime"])
+        self.checkpoints.clear()
+        word = self.kind.word
+        seconds = end[f"{word}EndTime"] - end.get(f"{word}StartTime", end["CreationTime"])
         metadata = {"job": self.name, "job_seconds": seconds.total_seconds()}
         return PipesClientCompletedInvocation(session, metadata=metadata)
 
@@ -221,7 +237,7 @@ class _Run:
         """Whether there is a job of this name whose outcome is still to be taken."""
         refused = self.sagemaker.exceptions
         try:
-            self.sagemaker.create_processing_job(**request)
+            self._call("create", **request)
         except refused.ResourceInUse:
             return self._adopted()
         except refused.ClientError as error:
@@ -234,7 +250,7 @@ class _Run:
         return True
 
     def _adopted(self) -> bool:
-        status = self._describe()["ProcessingJobStatus"]
+        status = self._status(self._describe())
         if self.is_new and status != "InProgress":
             self.folder.clear()
             return False
@@ -242,8 +258,15 @@ class _Run:
         return True
 
     def _describe(self) -> dict[str, Any]:
-        facts: dict[str, Any] = self.sagemaker.describe_processing_job(ProcessingJobName=self.name)
+        facts: dict[str, Any] = self._call("describe")
         return facts
+
+    def _call(self, verb: str, **request: Any) -> Any:
+        operation = getattr(self.sagemaker, f"{verb}_{self.kind.word.lower()}_job")
+        return operation(**{f"{self.kind.word}JobName": self.name}, **request)
+
+    def _status(self, facts: Mapping[str, Any]) -> str:
+        return str(facts[f"{self.kind.word}JobStatus"])
 
     def _follow(self) -> dict[str, Any]:
         """Hand on what the job tells until it has ended; how it ended."""
@@ -255,17 +278,17 @@ class _Run:
             for message in messages[self.told :]:
                 self.on_message(message)
             self.told = len(messages)
-            if facts["ProcessingJobStatus"] in _TERMINAL:
+            if self._status(facts) in _TERMINAL:
                 return facts
             time.sleep(self.settings.poll_seconds)
 
-    def _stop(self) -> None:
+    def stop(self, why: str) -> None:
         """Stop the job, wait for its end and remove what it was told and has told."""
-        self.context.log.warning(f"interrupted: SageMaker job {self.name} is stopped")
+        self.context.log.warning(f"{why}: SageMaker job {self.name} is stopped")
         try:
-            self.sagemaker.stop_processing_job(ProcessingJobName=self.name)
+            self._call("stop")
             deadline = time.monotonic() + STOP_SECONDS
-            while self._describe()["ProcessingJobStatus"] not in _TERMINAL:
+            while self._status(self._describe()) not in _TERMINAL:
                 if time.monotonic() > deadline:
                     break
                 time.sleep(self.settings.poll_seconds)
@@ -275,7 +298,7 @@ class _Run:
 
     def _refuse_failure(self, end: Mapping[str, Any], hours: float) -> None:
         """Raise unless the job succeeded in the service's eyes and in its own."""
-        status, reason = end["ProcessingJobStatus"], end.get("FailureReason", "")
+        status, reason = self._status(end), end.get("FailureReason", "")
         if status == "Failed" and reason.startswith(_CAPACITY):
             raise CapacityError(f"SageMaker job {self.name}: {reason}")
         exception = self.reader.exception

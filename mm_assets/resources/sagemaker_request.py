@@ -1,20 +1,72 @@
-"""The request that creates a processing job, and the names of jobs."""
+"""The requests that create processing and training jobs, and the names of jobs."""
 
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mm_assets.assets.compute import Compute
+from mm_assets.cohort.config import TRAINING_STATE
 from mm_assets.resources.job_folder import ORDER
 
-INPUT = "/opt/ml/processing/input/job"
 ENTRYPOINT = ("python", "-m", "mm_assets.job")
+CHANNEL = "job"
+CHECKPOINTS = "/opt/ml/checkpoints"
 VOLUME_GB = 100  # twice the default limit of the slide cache
 _NAME_CHARACTERS = 63
 _ROLE, _IMAGE = "MM_SAGEMAKER_ROLE", "MM_SAGEMAKER_IMAGE"
-_FORWARDED = ("AWS_REGION", "MM_SLIDE_CACHE_GB")
+MLFLOW_SECRET = "MM_SAGEMAKER_MLFLOW_SECRET"
+_FORWARDED = ("AWS_REGION", "MM_SLIDE_CACHE_GB", MLFLOW_SECRET)
+
+
+@dataclass(frozen=True)
+class JobKind:
+    """Processing or training jobs: what the service calls their parts.
+
+    Attributes
+    ----------
+    word
+        First word of the operations and of the keys of requests and answers.
+    inputs
+        Folder of the container in which a job's order lies.
+    """
+
+    word: Literal["Processing", "Training"]
+    inputs: str
+
+    @property
+    def log_group(self) -> str:
+        """CloudWatch's group of the jobs' logs."""
+        return f"/aws/sagemaker/{self.word}Jobs"
+
+    @property
+    def order(self) -> str:
+        """Path of the order in the container."""
+        return f"{self.inputs}/{ORDER}"
+
+
+PROCESSING = JobKind("Processing", "/opt/ml/processing/input/job")
+TRAINING = JobKind("Training", f"/opt/ml/input/data/{CHANNEL}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job's files lie on S3, as ``s3://`` addresses.
+
+    Attributes
+    ----------
+    inputs
+        Its order and what lies beside it.
+    outputs
+        Where the service puts what it makes of a training job's folders.
+    checkpoints
+        State of trainings, there before a job that goes on with it and after one that was ended.
+    """
+
+    inputs: str
+    outputs: str
+    checkpoints: str
 
 
 def job_name(*parts: str, digest: str, attempt: int) -> str:
@@ -78,52 +130,81 @@ class SageMakerSettings:
 
     def request(
         self,
-        name: str,
-        inputs: str,
+        kind: JobKind,
+        place: Place,
         compute: Compute,
         tags: Mapping[str, str],
-        entrypoint: Sequence[str],
+        command: Sequence[str],
     ) -> dict[str, Any]:
-        """The request that creates a job."""
+        """The request, but for the name, of a job that runs `command` on its order's path."""
+        code = {
+            "ContainerEntrypoint": list(command),
+            "ContainerArguments": [kind.order],
+        }
         request: dict[str, Any] = {
-            "ProcessingJobName": name,
             "RoleArn": self.role,
-            "AppSpecification": {
-                "ImageUri": self.image,
-                "ContainerEntrypoint": list(entrypoint),
-                "ContainerArguments": [f"{INPUT}/{ORDER}"],
-            },
-            "ProcessingInputs": [
-                {
-                    "InputName": "job",
-                    "S3Input": {
-                        "S3Uri": inputs,
-                        "LocalPath": INPUT,
-                        "S3DataType": "S3Prefix",
-                        "S3InputMode": "File",
-                    },
-                }
-            ],
-            "ProcessingResources": {
-                "ClusterConfig": {
-                    "InstanceCount": 1,
-                    "InstanceType": compute.sagemaker_instance,
-                    "VolumeSizeInGB": VOLUME_GB,
-                }
-            },
             "StoppingCondition": {"MaxRuntimeInSeconds": max(1, round(compute.hours * 3600))},
             "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
         }
-        if self.environment:
-            request["Environment"] = dict(self.environment)
-        if self.subnets:
-            request["NetworkConfig"] = {
-                "VpcConfig": {
-                    "Subnets": list(self.subnets),
-                    "SecurityGroupIds": list(self.security_groups),
+        if kind is PROCESSING:
+            return request | self._processing(place, compute, code)
+        return request | self._training(place, compute, code)
+
+    def _processing(
+        self, place: Place, compute: Compute, code: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        source = {
+            "S3Uri": place.inputs,
+            "LocalPath": PROCESSING.inputs,
+            "S3DataType": "S3Prefix",
+            "S3InputMode": "File",
+        }
+        network = {"NetworkConfig": {"VpcConfig": self._network()}} if self.subnets else {}
+        return {
+            "AppSpecification": {"ImageUri": self.image, **code},
+            "ProcessingInputs": [{"InputName": CHANNEL, "S3Input": source}],
+            "ProcessingResources": {"ClusterConfig": _machine(compute)},
+            "Environment": dict(self.environment),
+            **network,
+        }
+
+    def _training(self, place: Place, compute: Compute, code: Mapping[str, Any]) -> dict[str, Any]:
+        algorithm = {"TrainingImage": self.image, "TrainingInputMode": "File", **code}
+        return {
+            "AlgorithmSpecification": algorithm,
+            **self.training_parts(place, compute),
+            "CheckpointConfig": {"S3Uri": place.checkpoints, "LocalPath": CHECKPOINTS},
+            "Environment": {**self.environment, TRAINING_STATE: CHECKPOINTS},
+        }
+
+    def training_parts(self, place: Place, compute: Compute) -> dict[str, Any]:
+        """What training jobs and the children of tuning jobs are told alike."""
+        source = {"S3DataType": "S3Prefix", "S3Uri": place.inputs}
+        network = {"VpcConfig": self._network()} if self.subnets else {}
+        return {
+            "InputDataConfig": [
+                {
+                    "ChannelName": CHANNEL,
+                    "DataSource": {
+                        "S3DataSource": {**source, "S3DataDistributionType": "FullyReplicated"}
+                    },
                 }
-            }
-        return request
+            ],
+            "OutputDataConfig": {"S3OutputPath": place.outputs},
+            "ResourceConfig": _machine(compute),
+            **network,
+        }
+
+    def _network(self) -> dict[str, Any]:
+        return {"Subnets": list(self.subnets), "SecurityGroupIds": list(self.security_groups)}
+
+
+def _machine(compute: Compute) -> dict[str, Any]:
+    return {
+        "InstanceCount": 1,
+        "InstanceType": compute.sagemaker_instance,
+        "VolumeSizeInGB": VOLUME_GB,
+    }
 
 
 def _listed(variable: str) -> tuple[str, ...]:
