@@ -10,8 +10,9 @@ from pathlib import Path
 import boto3
 import pytest
 
-from deploy.local.sagemaker.jobs import Site
+from deploy.local.sagemaker.mount import require_mounts
 from deploy.local.sagemaker.server import SageMaker, serving
+from deploy.local.sagemaker.site import Site
 from mm_assets_tests.daemon import free_port
 from mm_assets_tests.sagemaker import IMAGE, ROLE
 
@@ -105,6 +106,10 @@ def sagemaker(
     s3_environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[SageMaker]:
     """The local SageMaker server, known to boto3."""
+    try:
+        require_mounts()
+    except PermissionError as error:
+        pytest.skip(str(error))
     site = Site(tmp_path / "sagemaker", s3_environment, grace_seconds=5)
     with serving(site) as service:
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", service.address)

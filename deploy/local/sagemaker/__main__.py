@@ -5,8 +5,8 @@ import tempfile
 from pathlib import Path
 from threading import Event
 
-from deploy.local.sagemaker.jobs import Site
 from deploy.local.sagemaker.server import serving
+from deploy.local.sagemaker.site import Site
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -1,37 +1,31 @@
-"""The server: SageMaker's JSON 1.1 protocol for processing jobs."""
+"""The server: SageMaker's JSON 1.1 protocol."""
 
 import json
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import RLock, Thread
 from typing import Any
 
-from deploy.local.sagemaker.jobs import ProcessingJob, Site
+from deploy.local.sagemaker.jobs import Job
+from deploy.local.sagemaker.mount import require_mounts
+from deploy.local.sagemaker.processing import ProcessingJob
+from deploy.local.sagemaker.site import Site
+from deploy.local.sagemaker.table import JobTable, Refusal
+from deploy.local.sagemaker.training import TrainingJob
 from deploy.local.sagemaker.validation import problems
 
-_ACCOUNT = "123456789012"
 _CAPACITY = "CapacityError: Unable to provision requested ML compute capacity. Please retry."
 
 
-class Refusal(Exception):
-    """An answer that is an error: its code and message."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-@dataclass
 class SageMaker:
     """The service's state.
 
     Attributes
     ----------
-    jobs
-        By name, in the order of their creation.
+    jobs, training
+        Processing jobs and training jobs, by name, in the order of their creation.
     calls
         Operation and request of every call.
     faults
@@ -40,13 +34,20 @@ class SageMaker:
         How many of the next jobs find no machine.
     """
 
-    site: Site
-    jobs: dict[str, ProcessingJob] = field(default_factory=dict)
-    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    without_capacity: int = 0
-    address: str = ""
-    _lock: Lock = field(default_factory=Lock)
+    def __init__(self, site: Site) -> None:
+        def process(request: dict[str, Any], arn: str) -> ProcessingJob:
+            return ProcessingJob(request, arn, site)
+
+        def train(request: dict[str, Any], arn: str) -> TrainingJob:
+            return TrainingJob(request, arn, site)
+
+        self.jobs = JobTable(ProcessingJob, site.region, process, self._start)
+        self.training = JobTable(TrainingJob, site.region, train, self._start)
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.faults: dict[str, list[str]] = defaultdict(list)
+        self.without_capacity = 0
+        self.address = ""
+        self._lock = RLock()
 
     def answer(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         """Do what a request asks.
@@ -57,9 +58,8 @@ class SageMaker:
             When the service would refuse.
         """
         operations = {
-            "CreateProcessingJob": self._create,
-            "DescribeProcessingJob": self._describe,
-            "StopProcessingJob": self._stop,
+            **self.jobs.operations,
+            **self.training.operations,
         }
         with self._lock:
             self.calls.append((operation, request))
@@ -75,44 +75,30 @@ class SageMaker:
 
     def close(self) -> None:
         """End every job."""
-        for job in self.jobs.values():
+        jobs: list[Job] = [*self.jobs.values(), *self.training.values()]
+        for job in jobs:
             job.stop()
-        for job in self.jobs.values():
+        for job in jobs:
             job.join(10)
 
-    def _create(self, request: dict[str, Any]) -> dict[str, Any]:
-        name = request["ProcessingJobName"]
-        arn = f"arn:aws:sagemaker:{self.site.region}:{_ACCOUNT}:processing-job/{name}"
-        if name in self.jobs:
-            raise Refusal("ResourceInUse", f"Job name must be unique: {arn} exists")
-        self.jobs[name] = job = ProcessingJob(request, arn, self.site)
+    def _start(self, job: Job) -> None:
         if self.without_capacity:
             self.without_capacity -= 1
             job.fail(_CAPACITY)
         else:
             job.start()
-        return {"ProcessingJobArn": arn}
-
-    def _describe(self, request: dict[str, Any]) -> dict[str, Any]:
-        return self._job(request).describe()
-
-    def _stop(self, request: dict[str, Any]) -> dict[str, Any]:
-        job = self._job(request)
-        if job.status != "InProgress":
-            raise Refusal("ValidationException", f"The job is {job.status} and cannot be stopped")
-        job.stop()
-        return {}
-
-    def _job(self, request: dict[str, Any]) -> ProcessingJob:
-        name = request["ProcessingJobName"]
-        if name not in self.jobs:
-            raise Refusal("ValidationException", f"Could not find requested job with name: {name}")
-        return self.jobs[name]
 
 
 @contextmanager
 def serving(site: Site, port: int = 0) -> Iterator[SageMaker]:
-    """The server on a port of this machine, until the context ends."""
+    """The server on a port of this machine, until the context ends.
+
+    Raises
+    ------
+    PermissionError
+        When jobs cannot have their folder mounted.
+    """
+    require_mounts()
     service = SageMaker(site)
 
     class Handler(BaseHTTPRequestHandler):
