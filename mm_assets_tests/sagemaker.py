@@ -50,7 +50,7 @@ def run_worker(
     client.run(
         context=context,
         order={"behaviour": behaviour},
-        entrypoint=("python", str(WORKER)),
+        command=("python", str(WORKER)),
         **arguments,
     )
     return messages

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from deploy.local.sagemaker.server import SageMaker
 from mm_assets.assets.compute import Compute
 from mm_assets.resources.sagemaker import CapacityError, PipesSageMakerClient, SageMakerError
-from mm_assets.resources.sagemaker_request import job_name
+from mm_assets.resources.sagemaker_request import PROCESSING, TRAINING, JobKind, Place, job_name
 from mm_assets_tests.sagemaker import client, in_asset, run_worker, worked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -46,17 +46,21 @@ def keys_left(root: str) -> list[str]:
 
 
 def creations(service: SageMaker) -> int:
-    return sum(operation == "CreateProcessingJob" for operation, _ in service.calls)
+    names = ("CreateProcessingJob", "CreateTrainingJob")
+    return sum(operation in names for operation, _ in service.calls)
 
 
+@pytest.mark.parametrize("kind", [PROCESSING, TRAINING])
 def test_a_job_tells_what_it_does_and_leaves_nothing(
     jobs: PipesSageMakerClient,
     sagemaker: SageMaker,
     root: str,
     capfd: pytest.CaptureFixture[str],
+    kind: JobKind,
 ) -> None:
-    assert worked(jobs, "succeed") == ["begun", "done"]
-    assert [job.status for job in sagemaker.jobs.values()] == ["Completed"]
+    assert worked(jobs, "succeed", kind=kind) == ["begun", "done"]
+    made = sagemaker.jobs if kind is PROCESSING else sagemaker.training
+    assert [job.status for job in made.values()] == ["Completed"]
     assert keys_left(root) == []
     assert "behaviour: succeed" in capfd.readouterr().out
 
@@ -69,11 +73,17 @@ def test_a_job_tells_what_it_does_and_leaves_nothing(
         ("silent", "without having said that it is finished"),
     ],
 )
+@pytest.mark.parametrize("kind", [PROCESSING, TRAINING])
 def test_what_fails_is_not_tried_again(
-    jobs: PipesSageMakerClient, sagemaker: SageMaker, root: str, behaviour: str, message: str
+    jobs: PipesSageMakerClient,
+    sagemaker: SageMaker,
+    root: str,
+    behaviour: str,
+    message: str,
+    kind: JobKind,
 ) -> None:
     with pytest.raises(SageMakerError, match=message) as failure:
-        worked(jobs, behaviour)
+        worked(jobs, behaviour, kind=kind)
     assert f"behaviour: {behaviour}" in str(failure.value)
     assert creations(sagemaker) == 1
     assert keys_left(root) == []
@@ -104,9 +114,21 @@ def test_without_a_machine_another_job_is_tried(
     assert keys_left(root) == []
 
 
-def test_time_limit(jobs: PipesSageMakerClient, root: str) -> None:
+@pytest.mark.parametrize("kind", [PROCESSING, TRAINING])
+def test_time_limit(jobs: PipesSageMakerClient, root: str, kind: JobKind) -> None:
     with pytest.raises(SageMakerError, match=r"Stopped: .*limit of 0.001 hours"):
-        worked(jobs, "for ever", compute=Compute(hours=0.001))
+        worked(jobs, "for ever", compute=Compute(hours=0.001), kind=kind)
+    assert keys_left(root) == []
+
+
+def test_a_training_goes_on_where_it_was_ended(jobs: PipesSageMakerClient, root: str) -> None:
+    short = {"compute": Compute(hours=0.0015), "kind": TRAINING}
+    with pytest.raises(SageMakerError, match="limit of"):
+        worked(jobs, "count", **short)
+    assert [key.rpartition("/")[2] for key in keys_left(root)] == ["epoch"]
+    first, *_ = worked(jobs, "count", kind=TRAINING)
+    assert first.startswith("begun at ")
+    assert int(first.removeprefix("begun at ")) > 0
     assert keys_left(root) == []
 
 
@@ -158,13 +180,16 @@ def test_outputs_are_brought_back(sagemaker: SageMaker, root: str) -> None:
     name = "mm-output-1"
     script = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.mkdir(parents=True); "
     script += "(p / 'made.txt').write_text('made')"
+    nowhere = Place(f"{root}/none", "", "")
     request = client(root).settings.request(
-        name, f"{root}/none", Compute(), {}, ("python", "-c", script)
+        PROCESSING, nowhere, Compute(), {}, ("python", "-c", script)
     )
     request["AppSpecification"]["ContainerArguments"] = ["/opt/ml/processing/output"]
     place = {"S3Uri": f"{root}/out", "LocalPath": "/opt/ml/processing/output"}
     output = {"OutputName": "out", "S3Output": {**place, "S3UploadMode": "EndOfJob"}}
-    service.create_processing_job(**request, ProcessingOutputConfig={"Outputs": [output]})
+    service.create_processing_job(
+        ProcessingJobName=name, **request, ProcessingOutputConfig={"Outputs": [output]}
+    )
     _await(lambda: sagemaker.jobs[name].status == "Completed")
     assert [key.rpartition("/")[2] for key in keys_left(root)] == ["made.txt"]
 

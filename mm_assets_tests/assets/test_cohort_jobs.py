@@ -1,0 +1,186 @@
+"""Trainings and predictions done by jobs of SageMaker: what they make, and what Dagster shows."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import boto3
+import dagster as dg
+import pytest
+
+from deploy.local.sagemaker.server import SageMaker
+from mm_assets.assets.stage import CohortStage, Workspace
+from mm_assets.cohort.config import training_folder
+from mm_assets_tests.cohorts import make_cohort
+from mm_assets_tests.daemon import environment
+from mm_assets_tests.sagemaker import forget
+
+SURVIVAL = {
+    "name": "survival", "kind": "survival", "time": "survival_months", "event": "event",
+    "horizons": [12.0],
+}  # fmt: skip
+
+
+@pytest.fixture
+def yaml(tmp_path: Path) -> Path:
+    """A cohort without slides."""
+    return make_cohort(
+        tmp_path / "tiny",
+        patients=36,
+        slides=0,
+        slides_config=None,
+        tasks=[SURVIVAL],
+        porpoise={"models": ["snn"], "epochs": 2},
+        prices={"ml.m5.large": 3600.0, "ml.g5.xlarge": 3600.0},
+        **{"slides": None},
+    )
+
+
+@pytest.fixture
+def store(sagemaker_settings: SageMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Prefix of a store on S3."""
+    prefix = tmp_path.name
+    monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}")
+    return prefix
+
+
+def made(space: Workspace) -> dict[str, Any]:
+    from mm_assets.assets.graph import cohort_stages
+
+    stages = [s for s in cohort_stages(space.config) if isinstance(s, CohortStage) and s.elsewhere]
+    receipts = {s.name: space.receipts.read_all("tiny", s.name)["cohort"] for s in stages}
+    return {name: (r.state, r.outputs, r.fingerprint) for name, r in receipts.items()}
+
+
+def test_jobs_make_what_is_made_here(
+    home: Path, yaml: Path, store: str, sagemaker_settings: SageMaker, monkeypatch: Any
+) -> None:
+    from mm_assets.cli import walk, workspace
+
+    found = []
+    for launcher in ("local", "sagemaker"):
+        monkeypatch.setenv("MM_LAUNCHER", launcher)
+        space = workspace(str(yaml))
+        assert walk(space) == {}
+        found.append(made(space))
+        if launcher == "local":
+            assert not sagemaker_settings.training
+            forget(space, {name: ["cohort"] for name in found[0]})
+    assert found[0] == found[1]
+    trained = {name.removeprefix("mm-tiny-")[:-15] for name in sagemaker_settings.training}
+    assert trained == {"clinical-cox-survival", "heec-survival", "porpoise-snn-survival"}
+    (predicted,) = sagemaker_settings.jobs.values()
+    assert predicted.name.startswith("mm-tiny-predictions-survival-")
+    assert keys(f"{store}/tiny/_jobs") == []
+    told = shown("porpoise_snn_survival")
+    assert told["instance"].value == "ml.g5.xlarge"
+    assert told["gpu_seconds"].value == pytest.approx(told["seconds"].value, abs=0.01)
+    assert told["cost"].value == pytest.approx(told["seconds"].value, abs=0.01)
+    assert told["mlflow"].value.startswith(("http", "mlflow"))
+    assert walk(space) == {}
+    assert len(sagemaker_settings.training) == 3
+
+
+def test_what_a_job_says_of_itself_is_told(
+    home: Path, yaml: Path, store: str, sagemaker_settings: SageMaker, monkeypatch: Any
+) -> None:
+    """Settings that the job refuses: its reason is the stage's."""
+    from mm_assets.cli import walk, workspace
+
+    space = workspace(str(yaml))
+    assert walk(space, ["clinical", "splits_survival"]) == {}
+    monkeypatch.setenv("MM_LAUNCHER", "sagemaker")
+    (splits,) = space.store.list("tiny", "splits_survival")
+    space.store.delete(splits)
+    failures = walk(space, ["clinical_cox_survival"])
+    assert "splits_survival" in failures["clinical_cox_survival"]
+    assert keys(f"{store}/tiny/_jobs") == []
+
+
+@pytest.mark.stress
+def test_a_training_that_lost_its_orchestrator_and_its_time(
+    home: Path, yaml: Path, tmp_path: Path, store: str, sagemaker_settings: SageMaker
+) -> None:
+    """kill -9 of `mm`, adoption, the time limit, and a second job that goes on: the same model."""
+    from mm_assets.cli import walk, workspace
+
+    long = yaml.read_text().replace("epochs: 2", "epochs: 120")
+    yaml.write_text(long)
+    space = workspace(str(yaml))
+    name = "porpoise_snn_survival"
+    assert walk(space, ["clinical", "omics", "splits_survival", name]) == {}
+    whole = space.receipts.read_all("tiny", name)["cohort"]
+    forget(space, {name: ["cohort"]})
+
+    hasty = long + "  compute: {porpoise_snn_survival: {launcher: sagemaker, hours: 0.01}}\n"
+    yaml.write_text(hasty)
+    command = [sys.executable, "-m", "mm_assets", "materialize", str(yaml), "--select", name]
+    variables = {**os.environ, **environment(home, tmp_path)}
+    variables["MM_STORE"] = space.store.uri
+    process = subprocess.Popen(command, env=variables, start_new_session=True)
+    while not sagemaker_settings.training:
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    adopted = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert "limit of 0.01 hours" in adopted.stderr + adopted.stdout or adopted.returncode == 0
+    yaml.write_text(hasty.replace("hours: 0.01", "hours: 1"))
+    assert walk(workspace(str(yaml)), [name]) == {}
+    assert space.receipts.read_all("tiny", name)["cohort"].outputs == whole.outputs
+    assert keys(f"{store}/tiny/_jobs") == []
+    assert not training_folder("tiny", name).exists()
+
+
+def test_a_job_of_other_inputs_is_stopped(
+    home: Path, yaml: Path, store: str, sagemaker_settings: SageMaker, monkeypatch: Any
+) -> None:
+    from mm_assets.cli import walk, workspace
+
+    space = workspace(str(yaml))
+    assert walk(space, ["clinical", "splits_survival"]) == {}
+    monkeypatch.setenv("MM_LAUNCHER", "sagemaker")
+    stale = leave_running(space, "clinical_cox_survival")
+    assert walk(space, ["clinical_cox_survival"]) == {}
+    assert sagemaker_settings.training[stale].status == "Stopped"
+    assert len(sagemaker_settings.training) == 2
+    assert keys(f"{store}/tiny/_jobs") == []
+
+
+def leave_running(space: Workspace, stage: str) -> str:
+    """A job of a stage that an orchestrator left, of inputs that are no more."""
+    from mm_assets.assets.compute import Compute
+    from mm_assets.resources.sagemaker_request import TRAINING, Place
+    from mm_assets_tests.sagemaker import client
+
+    jobs = client(f"{space.store.uri}/tiny/_jobs/{stage}")
+    name = "mm-tiny-left-0f3a-1"
+    folder = jobs.folder(name)
+    folder.put("order.json", b'{"fingerprint": "of other inputs"}')
+    place = Place(folder.inputs, folder.outputs, f"{folder.address}/state")
+    sleep = ("python", "-c", "import time; time.sleep(600)")
+    request = jobs.settings.request(TRAINING, place, Compute(), {}, sleep)
+    boto3.client("sagemaker", region_name="eu-west-2").create_training_job(
+        TrainingJobName=name, **request
+    )
+    return name
+
+
+def shown(asset: str) -> dict[str, Any]:
+    """Metadata of an asset's last materialization."""
+    from mm_assets.resources.home import dagster_instance
+
+    with dagster_instance() as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", asset]))
+    assert event
+    assert event.asset_materialization
+    return dict(event.asset_materialization.metadata)
+
+
+def keys(prefix: str) -> list[str]:
+    found = boto3.client("s3").list_objects_v2(Bucket="artefacts", Prefix=prefix)
+    return [item["Key"] for item in found.get("Contents", [])]
