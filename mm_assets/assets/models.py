@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mm_assets.resources.tracking import RegisteredModel
 
 EXAMPLE_ROWS = 5
-HEEC_COMPUTE = Compute(cpu=2, memory_gib=8)
 
 
 def clinical_name(task: Task) -> str:
@@ -116,7 +115,7 @@ def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
         description="HEEC: LightGBM on extremum vectors, in-fold filtered omics and clinical "
         "covariates, with its ablations.",
         kinds=frozenset({"lightgbm", "mlflow"}),
-        compute=HEEC_COMPUTE,
+        compute=_heec_compute(),
         parameters={
             "task": task.model_dump(),
             "covariates": config.clinical.covariates,
@@ -128,6 +127,10 @@ def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
         elsewhere="training",
         run=lambda job: _train_heec(job, task),
     )
+
+
+def _heec_compute() -> Compute:
+    return Compute(cpu=2, memory_gib=8)
 
 
 def _train_heec(job: Job, task: Task) -> Produced:
@@ -143,7 +146,7 @@ def _train_heec(job: Job, task: Task) -> Produced:
     sites = clinical["site"] if config.evaluation.preserve_sites and "site" in clinical else None
     name = heec_name(task)
     splits, variants = read_table(job, splits_name(task)), _variants(config, blocks, task)
-    processes = HEEC_COMPUTE.overridden(config.compute.get(name)).cpu
+    processes = _heec_compute().overridden(config.compute.get(name)).cpu
     parameters = _parameters(config, len(variants), splits, processes)
     progress = Progress(f"{config.cohort}/{name}", 0, job.workspace.log)
     tried: list[pd.DataFrame] = []

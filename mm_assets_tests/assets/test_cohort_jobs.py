@@ -15,7 +15,7 @@ import pytest
 from deploy.local.sagemaker.server import SageMaker
 from mm_assets.assets.stage import CohortStage, Workspace
 from mm_assets.cohort.config import training_folder
-from mm_assets_tests.cohorts import make_cohort
+from mm_assets_tests.cohorts import patient_ids, write_tables, write_yaml
 from mm_assets_tests.daemon import environment
 from mm_assets_tests.sagemaker import forget
 
@@ -28,15 +28,15 @@ SURVIVAL = {
 @pytest.fixture
 def yaml(tmp_path: Path) -> Path:
     """A cohort without slides."""
-    return make_cohort(
-        tmp_path / "tiny",
-        patients=36,
-        slides=0,
-        slides_config=None,
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    write_tables(folder, patient_ids(36))
+    return write_yaml(
+        folder,
+        slides=None,
         tasks=[SURVIVAL],
         porpoise={"models": ["snn"], "epochs": 2},
         prices={"ml.m5.large": 3600.0, "ml.g5.xlarge": 3600.0},
-        **{"slides": None},
     )
 
 
@@ -56,6 +56,7 @@ def made(space: Workspace) -> dict[str, Any]:
     return {name: (r.state, r.outputs, r.fingerprint) for name, r in receipts.items()}
 
 
+@pytest.mark.stress
 def test_jobs_make_what_is_made_here(
     home: Path, yaml: Path, store: str, sagemaker_settings: SageMaker, monkeypatch: Any
 ) -> None:
