@@ -76,7 +76,7 @@ class JobTable(dict[str, J], Generic[J]):
     def stop(self, request: dict[str, Any]) -> dict[str, Any]:
         """Stop a job that is not over."""
         job = self.find(request)
-        if job.status not in ("InProgress", "Stopping"):
+        if job.is_over:
             raise Refusal("ValidationException", f"The job is {job.status} and cannot be stopped")
         job.stop()
         return {}

@@ -27,14 +27,21 @@ class TrainingJob(ProcessJob):
 
     When it ends, ``/opt/ml/model`` and ``/opt/ml/output/data`` become tarballs under its output
     address, the model only if it has not failed.
+
+    Attributes
+    ----------
+    tuning_arn
+        The tuning job that it is of, if any.
+    metrics
+        What its log has told so far.
     """
 
     kind = "Training"
     unknown = ("ValidationException", "Requested resource not found.")
 
-    def __init__(self, request: dict[str, Any], arn: str, site: Site, tuning_arn: str = "") -> None:
+    def __init__(self, request: dict[str, Any], arn: str, site: Site) -> None:
         super().__init__(request, arn, site)
-        self.tuning_arn = tuning_arn
+        self.tuning_arn = ""
         self.metrics = Metrics(request["AlgorithmSpecification"].get("MetricDefinitions", ()))
         self._checkpoints: Mirror | None = None
         self._synced = 0.0
