@@ -11,7 +11,8 @@ from deploy.local.sagemaker import metrics
 from deploy.local.sagemaker.jobs import CallerError
 from deploy.local.sagemaker.metrics import Metrics
 from deploy.local.sagemaker.mirror import Mirror, address, put
-from deploy.local.sagemaker.process import ProcessJob, is_mounted
+from deploy.local.sagemaker.mount import MOUNT
+from deploy.local.sagemaker.process import ProcessJob, lies_under
 from deploy.local.sagemaker.site import Site
 
 CONFIG = "/opt/ml/input/config"
@@ -64,8 +65,9 @@ class TrainingJob(ProcessJob):
             yield from _channel_objections(channel, algorithm["TrainingInputMode"])
         if request["OutputDataConfig"].get("CompressionType", "GZIP") != "GZIP":
             yield "OutputDataConfig: only tarballs are made here"
-        if not is_mounted(request.get("CheckpointConfig", {}).get("LocalPath", CHECKPOINTS)):
-            yield "CheckpointConfig: only a LocalPath under /opt/ml is mounted here"
+        checkpoints = request.get("CheckpointConfig", {}).get("LocalPath", CHECKPOINTS)
+        if not lies_under(checkpoints, MOUNT):
+            yield f"CheckpointConfig: only a LocalPath under {MOUNT} is mounted here"
 
     def _command(self) -> Sequence[str]:
         algorithm = self.request["AlgorithmSpecification"]
