@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import RLock, Thread
 from typing import Any
@@ -37,18 +38,10 @@ class SageMaker:
     """
 
     def __init__(self, site: Site) -> None:
-        def process(request: dict[str, Any], arn: str) -> ProcessingJob:
-            return ProcessingJob(request, arn, site)
-
-        def train(request: dict[str, Any], arn: str) -> TrainingJob:
-            return TrainingJob(request, arn, site)
-
-        def tune(request: dict[str, Any], arn: str) -> TuningJob:
-            return TuningJob(request, arn, site, self._train)
-
-        self.jobs = JobTable(ProcessingJob, site.region, process, self._start)
-        self.training = JobTable(TrainingJob, site.region, train, self._start)
-        self.tuning = JobTable(TuningJob, site.region, tune, TuningJob.start)
+        tune = partial(TuningJob, train=self._train)
+        self.jobs = JobTable(ProcessingJob, site, ProcessingJob, self._start)
+        self.training = JobTable(TrainingJob, site, TrainingJob, self._start)
+        self.tuning = JobTable(TuningJob, site, tune, TuningJob.start)
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.faults: dict[str, list[str]] = defaultdict(list)
         self.without_capacity = 0
