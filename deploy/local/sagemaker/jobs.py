@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from botocore.exceptions import ClientError
 
 from deploy.local.sagemaker.site import Site
-from deploy.local.sagemaker.validation import described
+from deploy.local.sagemaker.validation import known
 
 
 class CallerError(Exception):
@@ -65,10 +65,15 @@ class Job:
                 self.status = "Stopping"
                 self.stopped.set()
 
-    def join(self, seconds: float) -> None:
-        """Wait for its end."""
+    def join(self, seconds: float | None) -> None:
+        """Wait for its end, at most so long."""
         if self._thread.is_alive():
             self._thread.join(seconds)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self.status in ("Completed", "Failed", "Stopped")
 
     def describe(self) -> dict[str, Any]:
         """Answer to its describe operation."""
@@ -81,7 +86,7 @@ class Job:
             "FailureReason": self.failure[:1024],
             **self._facts(),
         }
-        told = described(f"Describe{self.kind}Job", self.request)
+        told = known(f"Describe{self.kind}Job", "output", self.request)
         return {**told, **{key: value for key, value in facts.items() if value}}
 
     def _facts(self) -> dict[str, Any]:

@@ -147,6 +147,6 @@ class ProcessJob(Job):
         return file.read_text(errors="replace") if file.is_file() else ""
 
 
-def is_mounted(path: str) -> bool:
-    """Whether a path of the container lies under ``/opt/ml``."""
-    return Path(path).is_relative_to(MOUNT) and ".." not in Path(path).parts
+def lies_under(path: str, folder: Path | str) -> bool:
+    """Whether an absolute path of the container lies under a folder of it."""
+    return Path(path).is_relative_to(folder) and ".." not in Path(path).parts

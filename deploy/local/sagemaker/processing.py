@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from deploy.local.sagemaker.process import ProcessJob, is_mounted
+from deploy.local.sagemaker.process import ProcessJob, lies_under
+
+PROCESSING = "/opt/ml/processing"
 
 
 class ProcessingJob(ProcessJob):
@@ -43,5 +45,5 @@ class ProcessingJob(ProcessJob):
 def _objections(name: str, place: dict[str, Any] | None) -> Iterator[str]:
     if place is None:
         yield f"{name}: only inputs and outputs on S3 are moved here"
-    elif not is_mounted(place.get("LocalPath", "")):
-        yield f"{name}: LocalPath must be an absolute path under /opt/ml/processing"
+    elif not lies_under(place.get("LocalPath", ""), PROCESSING):
+        yield f"{name}: LocalPath must be an absolute path that begins with {PROCESSING}"

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import RLock, Thread
 from typing import Any
@@ -14,6 +15,8 @@ from deploy.local.sagemaker.processing import ProcessingJob
 from deploy.local.sagemaker.site import Site
 from deploy.local.sagemaker.table import JobTable, Refusal
 from deploy.local.sagemaker.training import TrainingJob
+from deploy.local.sagemaker.trials import page
+from deploy.local.sagemaker.tuning import TuningJob
 from deploy.local.sagemaker.validation import problems
 
 _CAPACITY = "CapacityError: Unable to provision requested ML compute capacity. Please retry."
@@ -24,8 +27,8 @@ class SageMaker:
 
     Attributes
     ----------
-    jobs, training
-        Processing jobs and training jobs, by name, in the order of their creation.
+    jobs, training, tuning
+        Processing, training and tuning jobs, by name, in the order of their creation.
     calls
         Operation and request of every call.
     faults
@@ -35,14 +38,10 @@ class SageMaker:
     """
 
     def __init__(self, site: Site) -> None:
-        def process(request: dict[str, Any], arn: str) -> ProcessingJob:
-            return ProcessingJob(request, arn, site)
-
-        def train(request: dict[str, Any], arn: str) -> TrainingJob:
-            return TrainingJob(request, arn, site)
-
-        self.jobs = JobTable(ProcessingJob, site.region, process, self._start)
-        self.training = JobTable(TrainingJob, site.region, train, self._start)
+        tune = partial(TuningJob, train=self._train)
+        self.jobs = JobTable(ProcessingJob, site, ProcessingJob, self._start)
+        self.training = JobTable(TrainingJob, site, TrainingJob, self._start)
+        self.tuning = JobTable(TuningJob, site, tune, TuningJob.start)
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.faults: dict[str, list[str]] = defaultdict(list)
         self.without_capacity = 0
@@ -60,6 +59,8 @@ class SageMaker:
         operations = {
             **self.jobs.operations,
             **self.training.operations,
+            **self.tuning.operations,
+            "ListTrainingJobsForHyperParameterTuningJob": self._list_trials,
         }
         with self._lock:
             self.calls.append((operation, request))
@@ -75,7 +76,7 @@ class SageMaker:
 
     def close(self) -> None:
         """End every job."""
-        jobs: list[Job] = [*self.jobs.values(), *self.training.values()]
+        jobs: list[Job] = [*self.tuning.values(), *self.training.values(), *self.jobs.values()]
         for job in jobs:
             job.stop()
         for job in jobs:
@@ -87,6 +88,18 @@ class SageMaker:
             job.fail(_CAPACITY)
         else:
             job.start()
+
+    def _train(self, request: dict[str, Any], tuning_arn: str) -> TrainingJob:
+        """A training job for a tuning job."""
+        with self._lock:
+            self.training.create(request)
+            job = self.training.find(request)
+            job.tuning_arn = tuning_arn
+            return job
+
+    def _list_trials(self, request: dict[str, Any]) -> dict[str, Any]:
+        job = self.tuning.find(request)
+        return page(list(job.trials), job.name, request)
 
 
 @contextmanager

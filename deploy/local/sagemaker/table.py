@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from deploy.local.sagemaker.jobs import Job
+from deploy.local.sagemaker.site import Site
 
 _ACCOUNT = "123456789012"
 J = TypeVar("J", bound=Job)
@@ -26,10 +27,10 @@ class JobTable(dict[str, J], Generic[J]):
     ----------
     kind
         Class of the jobs.
-    region
-        Part of their ARNs.
+    site
+        Where they run.
     make
-        A job of a request and an ARN.
+        A job of a request, an ARN and a site.
     start
         Starts a new job.
     """
@@ -37,14 +38,14 @@ class JobTable(dict[str, J], Generic[J]):
     def __init__(
         self,
         kind: type[J],
-        region: str,
-        make: Callable[[dict[str, Any], str], J],
+        site: Site,
+        make: Callable[[dict[str, Any], str, Site], J],
         start: Callable[[J], None],
     ) -> None:
         super().__init__()
-        self.kind, self._make, self._start = kind, make, start
+        self.kind, self.site, self._make, self._start = kind, site, make, start
         resource = re.sub("(?<!^)([A-Z])", r"-\1", f"{kind.kind}Job").lower()
-        self._arn = f"arn:aws:sagemaker:{region}:{_ACCOUNT}:{resource}"
+        self._arn = f"arn:aws:sagemaker:{site.region}:{_ACCOUNT}:{resource}"
 
     @property
     def operations(self) -> dict[str, Operation]:
@@ -69,14 +70,14 @@ class JobTable(dict[str, J], Generic[J]):
         objections = list(self.kind.objections(request))
         if objections:
             raise Refusal("ValidationException", "; ".join(objections))
-        self[name] = job = self._make(request, arn)
+        self[name] = job = self._make(request, arn, self.site)
         self._start(job)
         return {f"{self.kind.kind}JobArn": arn}
 
     def stop(self, request: dict[str, Any]) -> dict[str, Any]:
         """Stop a job that is not over."""
         job = self.find(request)
-        if job.status not in ("InProgress", "Stopping"):
+        if job.is_over:
             raise Refusal("ValidationException", f"The job is {job.status} and cannot be stopped")
         job.stop()
         return {}

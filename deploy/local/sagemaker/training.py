@@ -11,7 +11,8 @@ from deploy.local.sagemaker import metrics
 from deploy.local.sagemaker.jobs import CallerError
 from deploy.local.sagemaker.metrics import Metrics
 from deploy.local.sagemaker.mirror import Mirror, address, put
-from deploy.local.sagemaker.process import ProcessJob, is_mounted
+from deploy.local.sagemaker.mount import MOUNT
+from deploy.local.sagemaker.process import ProcessJob, lies_under
 from deploy.local.sagemaker.site import Site
 
 CONFIG = "/opt/ml/input/config"
@@ -27,14 +28,21 @@ class TrainingJob(ProcessJob):
 
     When it ends, ``/opt/ml/model`` and ``/opt/ml/output/data`` become tarballs under its output
     address, the model only if it has not failed.
+
+    Attributes
+    ----------
+    tuning_arn
+        The tuning job that it is of, if any.
+    metrics
+        What its log has told so far.
     """
 
     kind = "Training"
     unknown = ("ValidationException", "Requested resource not found.")
 
-    def __init__(self, request: dict[str, Any], arn: str, site: Site, tuning_arn: str = "") -> None:
+    def __init__(self, request: dict[str, Any], arn: str, site: Site) -> None:
         super().__init__(request, arn, site)
-        self.tuning_arn = tuning_arn
+        self.tuning_arn = ""
         self.metrics = Metrics(request["AlgorithmSpecification"].get("MetricDefinitions", ()))
         self._checkpoints: Mirror | None = None
         self._synced = 0.0
@@ -57,8 +65,9 @@ class TrainingJob(ProcessJob):
             yield from _channel_objections(channel, algorithm["TrainingInputMode"])
         if request["OutputDataConfig"].get("CompressionType", "GZIP") != "GZIP":
             yield "OutputDataConfig: only tarballs are made here"
-        if not is_mounted(request.get("CheckpointConfig", {}).get("LocalPath", CHECKPOINTS)):
-            yield "CheckpointConfig: only a LocalPath under /opt/ml is mounted here"
+        checkpoints = request.get("CheckpointConfig", {}).get("LocalPath", CHECKPOINTS)
+        if not lies_under(checkpoints, MOUNT):
+            yield f"CheckpointConfig: only a LocalPath under {MOUNT} is mounted here"
 
     def _command(self) -> Sequence[str]:
         algorithm = self.request["AlgorithmSpecification"]

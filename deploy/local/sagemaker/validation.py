@@ -25,11 +25,14 @@ def problems(operation: str, request: dict[str, Any]) -> list[str]:
     return list(_check(_model()["operations"][operation]["input"]["shape"], request, ""))
 
 
-def described(operation: str, request: dict[str, Any]) -> dict[str, Any]:
-    """What a describe operation repeats of the request that created a job."""
-    shape = _model()["operations"][operation]["output"]["shape"]
-    members = _model()["shapes"][shape]["members"]
-    return {member: value for member, value in request.items() if member in members}
+def known(operation: str, side: str, members: dict[str, Any]) -> dict[str, Any]:
+    """Those of some members that an operation's ``input`` or ``output`` has too."""
+    shape = _model()["operations"][operation][side]["shape"]
+    return {
+        name: value
+        for name, value in members.items()
+        if name in _model()["shapes"][shape]["members"]
+    }
 
 
 def _check(name: str, value: Any, where: str) -> Iterator[str]:
