@@ -57,6 +57,14 @@ def cohort_provenance(
     return Provenance(stage.name, COHORT, stage.code_version, dict(stage.parameters), inputs)
 
 
+def judge_trial(stage: CohortStage, workspace: Workspace, told: Mapping[str, str]) -> float:
+    """How good the hyper-parameters are that a trial of the stage's search was given."""
+    assert stage.judge is not None
+    upstream = upstream_receipts(stage, workspace)
+    provenance = cohort_provenance(stage, workspace, upstream)
+    return stage.judge(Job(workspace, COHORT, {stage.name: provenance}, upstream, ""), told)
+
+
 def is_current(stage: CohortStage, workspace: Workspace) -> bool:
     """Whether a valid receipt says that there is nothing to do."""
     upstream = upstream_receipts(stage, workspace)

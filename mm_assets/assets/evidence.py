@@ -11,7 +11,7 @@ import dagster as dg
 from mm_assets.assets.champions import champion_by_slide
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.extremum import extremum_name
-from mm_assets.assets.models import heec_name
+from mm_assets.assets.heec_inputs import heec_name
 from mm_assets.assets.omics import CLINICAL, OMICS
 from mm_assets.assets.slides import manifest_rows, markdown_image, open_local_slide
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mm_assets.assets.champions import Champion
 from mm_assets.assets.extremum import extremum_name
-from mm_assets.assets.models import heec_name
+from mm_assets.assets.heec_inputs import heec_name
 from mm_assets.assets.omics import CLINICAL, OMICS
 from mm_assets.assets.scoring import scorers
 from mm_assets.assets.stage import Workspace

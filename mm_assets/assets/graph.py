@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from mm_assets.assets.attention import attention_stages
 from mm_assets.assets.evidence import evidence_stage
 from mm_assets.assets.extremum import extremum_stage
+from mm_assets.assets.heec_settings import heec_settings_stages
 from mm_assets.assets.hipt import hipt_stage, region_stage
 from mm_assets.assets.hipt_attention import hipt_attention_stage
 from mm_assets.assets.learning_curve import learning_curve_stages
@@ -43,6 +44,7 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
             if config.selection.method != "none":
                 stages.append(tile_scorer_stage(config, task))
             stages.append(extremum_stage(config, task))
+        stages += heec_settings_stages(config, task)
         task_models = [*model_stages(config, task), *porpoise_stages(config, task)]
         if config.slides and config.hipt is not None:
             task_models.append(hipt_stage(config, task))

@@ -1,7 +1,7 @@
 """Stage `learning_curve_T`: cheap models fitted to parts of the training patients."""
 
 from mm_assets.assets.extremum import extremum_name
-from mm_assets.assets.models import HEEC_COMPUTE, feature_blocks
+from mm_assets.assets.heec_inputs import feature_blocks, heec_compute
 from mm_assets.assets.omics import CLINICAL, OMICS, read_table, splits_name
 from mm_assets.assets.progress import Progress
 from mm_assets.assets.stage import CohortStage, Job, Produced
@@ -34,7 +34,7 @@ def learning_curve_stages(config: CohortConfig, task: Task) -> list[CohortStage]
             description="Out-of-fold predictions of HEEC (slides without selection) and the "
             "clinical baseline, fitted to parts of the training patients.",
             kinds=frozenset({"lightgbm"}),
-            compute=HEEC_COMPUTE,
+            compute=heec_compute(),
             parameters={
                 "task": task.model_dump(),
                 "learning_curve": settings.model_dump(),
@@ -67,7 +67,7 @@ def _learning_curve(job: Job, task: Task) -> Produced:
         parameters=HeecParameters(omics_features=config.evaluation.omics_features),
         sites=clinical["site"] if config.evaluation.preserve_sites and "site" in clinical else None,
         progress=Progress(f"{config.cohort}/{name}", 0, job.workspace.log).update,
-        processes=HEEC_COMPUTE.overridden(config.compute.get(name)).cpu,
+        processes=heec_compute().overridden(config.compute.get(name)).cpu,
     )
     digest = job.workspace.store.write_table(
         job.ref(name, "parquet"), predictions, job.provenance[name]

@@ -5,13 +5,23 @@ fitted on all patients of the task, with its whole lineage.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from mm_assets.assets.compute import Compute
-from mm_assets.assets.extremum import extremum_name, selects
+from mm_assets.assets.extremum import extremum_name
+from mm_assets.assets.heec_inputs import (
+    heec_compute,
+    heec_inputs,
+    heec_name,
+    heec_parameters,
+    heec_processes,
+)
+from mm_assets.assets.heec_settings import (
+    best_settings,
+    heec_settings_name,
+    searches_elsewhere,
+)
 from mm_assets.assets.omics import CLINICAL, OMICS, filtered_omics_name, read_table, splits_name
 from mm_assets.assets.progress import Progress
 from mm_assets.assets.stage import CohortStage, Job, Produced
@@ -22,8 +32,6 @@ from mm_assets.cohort.config import CohortConfig, SurvivalTask, Task
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mm_assets.models.features import FeatureBlocks, Variant
-    from mm_assets.models.heec_parameters import HeecParameters
     from mm_assets.resources.model_run import Predictor, RunFacts
     from mm_assets.resources.tracking import RegisteredModel
 
@@ -33,16 +41,6 @@ EXAMPLE_ROWS = 5
 def clinical_name(task: Task) -> str:
     """Asset name of the clinical baseline: Cox for survival, logistic regression for classes."""
     return f"clinical_{'cox' if isinstance(task, SurvivalTask) else 'logistic'}_{task.name}"
-
-
-def heec_name(task: Task) -> str:
-    """Asset name of HEEC."""
-    return f"heec_{task.name}"
-
-
-def without_genes_label(task: Task) -> str:
-    """Suffix of the model that reads no feature of the task's `without_genes`."""
-    return "_".join(["no", *(gene.lower() for gene in task.without_genes)])
 
 
 def model_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
@@ -107,6 +105,8 @@ def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
         upstream += [OMICS, filtered_omics_name(task)]
     if config.slides:
         upstream.append(extremum_name(task))
+    if searches_elsewhere(config):
+        upstream.append(heec_settings_name(task))
     return CohortStage(
         outputs=(heec_name(task),),
         upstream=tuple(upstream),
@@ -115,22 +115,11 @@ def _heec_stage(config: CohortConfig, task: Task) -> CohortStage:
         description="HEEC: LightGBM on extremum vectors, in-fold filtered omics and clinical "
         "covariates, with its ablations.",
         kinds=frozenset({"lightgbm", "mlflow"}),
-        compute=_heec_compute(),
-        parameters={
-            "task": task.model_dump(),
-            "covariates": config.clinical.covariates,
-            "omics_features": config.evaluation.omics_features,
-            "preserve_sites": config.evaluation.preserve_sites,
-            "compare": list(config.evaluation.compare),
-            "tuning": config.heec.tuning.model_dump(),
-        },
+        compute=heec_compute(),
+        parameters=heec_parameters(config, task),
         elsewhere="training",
         run=lambda job: _train_heec(job, task),
     )
-
-
-def _heec_compute() -> Compute:
-    return Compute(cpu=2, memory_gib=8)
 
 
 def _train_heec(job: Job, task: Task) -> Produced:
@@ -138,103 +127,44 @@ def _train_heec(job: Job, task: Task) -> Produced:
 
     from mm_assets.models.heec_folds import fit_final, label_trials, run_folds
 
-    config = job.workspace.config
-    clinical = read_table(job, CLINICAL)
-    endpoint = make_endpoint(clinical, task)
-    blocks = feature_blocks(job, task, clinical)
-    filtered = read_table(job, filtered_omics_name(task)) if config.omics else None
-    sites = clinical["site"] if config.evaluation.preserve_sites and "site" in clinical else None
-    name = heec_name(task)
-    splits, variants = read_table(job, splits_name(task)), _variants(config, blocks, task)
-    processes = _heec_compute().overridden(config.compute.get(name)).cpu
-    parameters = _parameters(config, len(variants), splits, processes)
-    progress = Progress(f"{config.cohort}/{name}", 0, job.workspace.log)
+    config, name = job.workspace.config, heec_name(task)
+    read = heec_inputs(job, task)
     tried: list[pd.DataFrame] = []
+    settings, searched = None, None
+    if searches_elsewhere(config):
+        searched = read_table(job, heec_settings_name(task))
+        settings = best_settings(searched)
     predictions = run_folds(
-        blocks,
-        endpoint,
-        splits,
+        read.blocks,
+        read.endpoint,
+        read.splits,
         prediction_months(task),
-        variants,
-        parameters,
-        filtered,
-        sites,
-        progress.update,
-        processes,
-        # Folds come one after the other: two matrices, with and without selection.
-        lru_cache(2)(partial(_imaging_matrix, job, task)) if config.slides else None,
+        read.variants,
+        read.parameters,
+        read.filtered,
+        read.sites,
+        Progress(f"{config.cohort}/{name}", 0, job.workspace.log).update,
+        heec_processes(config, task),
+        read.imaging_of,
         tried.append,
+        settings,
     )
-    final = fit_final(blocks, endpoint, horizons(task), parameters, filtered, sites)
-    trials = pd.concat([*tried, label_trials(final, "heec")], ignore_index=True)
-    trained = endpoint.table.index.tolist()
-    frame = blocks.frame(trained)
+    final = fit_final(
+        read.blocks,
+        read.endpoint,
+        horizons(task),
+        read.parameters,
+        read.filtered,
+        read.sites,
+        settings,
+    )
+    if searched is None:
+        trials = pd.concat([*tried, label_trials(final, "heec")], ignore_index=True)
+    else:
+        trials = searched.drop(columns="best")
+    trained = read.endpoint.table.index.tolist()
+    frame = read.blocks.frame(trained)
     return register_model(job, task, name, final, predictions, frame, trained, trials)
-
-
-def _parameters(
-    config: CohortConfig, variants: int, splits: "pd.DataFrame", processes: int
-) -> "HeecParameters":
-    """Settings of every fit; the time for tuning is shared among all searches."""
-    from mm_assets.models.heec_parameters import HeecParameters, TuningBudget
-
-    folds = len(splits[["repeat", "fold"]].drop_duplicates())
-    # The final model is fitted after the folds, by one process.
-    searches = variants * folds / processes + 1
-    budget = TuningBudget(config.heec.tuning.trials, config.heec.tuning.seconds)
-    return HeecParameters(
-        omics_features=config.evaluation.omics_features, tuning=budget.shared(searches)
-    )
-
-
-def _variants(config: CohortConfig, blocks: "FeatureBlocks", task: Task) -> "list[Variant]":
-    from mm_assets.models.features import Variant, default_variants
-    from mm_assets.models.variants import compared_variants
-
-    variants = default_variants(blocks)
-    if task.without_genes and blocks.omics is not None:
-        genes = tuple(task.without_genes)
-        variants.append(Variant(f"heec_{without_genes_label(task)}", without_genes=genes))
-    compare = config.evaluation.compare
-    return variants + compared_variants(compare, blocks, task.kind, selects(config))
-
-
-def feature_blocks(
-    job: Job, task: Task, clinical: "pd.DataFrame", selection: bool = True
-) -> "FeatureBlocks":
-    """What the cohort has of each patient; of the slides what the final model's selection keeps."""
-    from mm_assets.models.features import FeatureBlocks
-    from mm_assets.omics.filters import ALL_PATIENTS
-
-    config = job.workspace.config
-    columns = covariate_columns(clinical, config.clinical, task)
-    imaging = None
-    if config.slides:
-        imaging = _imaging_matrix(job, task, ALL_PATIENTS, ALL_PATIENTS, selection)
-    return FeatureBlocks(
-        imaging=imaging,
-        omics=read_table(job, OMICS) if config.omics else None,
-        clinical=clinical[columns] if columns else None,
-    )
-
-
-def _imaging_matrix(
-    job: Job, task: Task, repeat: int, fold: int, selection: bool = True
-) -> "pd.DataFrame":
-    """Extrema of all patients as the selection of a fold gives them."""
-    from mm_assets.cohort.manifest import read_manifest
-    from mm_assets.models.extremum import of_fold, patient_matrix
-
-    assert job.workspace.config.slides is not None
-    manifest, _ = read_manifest(job.workspace.config.slides)
-    name = extremum_name(task)
-    by_slide = {
-        slide: of_fold(
-            job.workspace.store.read_table(job.ref(name, "parquet", slide)), repeat, fold, selection
-        )
-        for slide in job.upstream[name]
-    }
-    return patient_matrix(by_slide, manifest)
 
 
 def horizons(task: Task) -> Sequence[float]:

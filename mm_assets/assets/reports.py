@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from mm_assets.assets.checks import evaluation_checks
+from mm_assets.assets.heec_inputs import heec_name
 from mm_assets.assets.learning_curve import learning_curve_stages
-from mm_assets.assets.models import heec_name, weights_stamp
+from mm_assets.assets.models import weights_stamp
 from mm_assets.assets.omics import CLINICAL, read_table, source_digests, splits_name
 from mm_assets.assets.porpoise import networks
 from mm_assets.assets.progress import Progress

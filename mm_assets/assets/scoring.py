@@ -8,8 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mm_assets.assets.extremum import extremum_name
+from mm_assets.assets.heec_inputs import feature_blocks, heec_name
 from mm_assets.assets.hipt import hipt_name
-from mm_assets.assets.models import clinical_name, feature_blocks, heec_name, model_stages
+from mm_assets.assets.models import clinical_name, model_stages
 from mm_assets.assets.omics import CLINICAL, OMICS, read_table
 from mm_assets.assets.porpoise import StoredBags, networks
 from mm_assets.assets.stage import Job

@@ -203,9 +203,13 @@ class CohortStage(Stage):
     elsewhere
         As which kind of job another machine can do it, where all that it reads lies in the store;
         None: it is always done beside Dagster.
+    judge
+        Of stages that search by a tuning service: how good the hyper-parameters are that a trial
+        was given; higher is better.
     """
 
     run: Callable[[Job], Produced]
+    judge: Callable[[Job, Mapping[str, str]], float] | None = None
     elsewhere: Literal["training", "processing"] | None = None
     checks: tuple[str, ...] = ()
     sources: Callable[[Workspace], Mapping[str, str]] | None = None

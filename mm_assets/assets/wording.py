@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mm_assets.assets.models import without_genes_label
+from mm_assets.assets.heec_inputs import without_genes_label
 from mm_assets.assets.porpoise import Network
 from mm_assets.cohort.config import SurvivalTask, Task
 

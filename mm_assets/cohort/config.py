@@ -346,11 +346,19 @@ class TuningConfig(_Strict):
     trials: int = Field(
         0, ge=0, le=1000, description="Settings tried in each search; below 2: none is made."
     )
+    backend: Literal["optuna", "sagemaker"] = Field(
+        "optuna",
+        description="Who searches: Optuna beside the training, or tuning jobs of SageMaker in an "
+        "asset of their own, `heec_settings_T`.",
+    )
+    parallel: int = Field(
+        4, ge=1, le=100, description="Trials of a search that SageMaker runs at once."
+    )
     seconds: float | None = Field(
         1800,
         gt=0,
-        description="Time for all searches of a task, shared evenly; null: no limit. Results that "
-        "it cut short differ between machines.",
+        description="Optuna's time for all searches of a task, shared evenly; null: no limit. "
+        "Results that it cut short differ between machines.",
     )
 
 

@@ -6,7 +6,7 @@ inside functions. The settings given are the first trial, and stay unless anothe
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -45,6 +45,10 @@ class Range:
     log: bool = False
     integer: bool = False
 
+    def parse(self, text: str) -> float:
+        """A value as a tuning service writes it."""
+        return int(text) if self.integer else float(text)
+
 
 def largest_filters(parameters: HeecParameters) -> tuple[int | None, int | None]:
     """Largest filters of imaging and omics that a search can ask for."""
@@ -73,8 +77,8 @@ def search_space(start: HeecParameters) -> dict[str, Range]:
 
 def with_settings(start: HeecParameters, settings: Mapping[str, float]) -> HeecParameters:
     """The parameters with other values of what is searched for."""
-    filters = {name: int(settings[name]) for name in _filters(start) if name in settings}
-    trees = {name: value for name, value in settings.items() if name not in _FILTERS}
+    filters: dict[str, Any] = {name: settings[name] for name in _filters(start)}
+    trees: dict[str, Any] = {n: value for n, value in settings.items() if n not in _FILTERS}
     return replace(start, boosting=replace(start.boosting, **trees), **filters)
 
 

@@ -151,7 +151,7 @@ class SageMakerLauncher:
         if not waiting.reasons:
             return {}
         log.info(_expected(task, len(waiting.reasons), task.at_once))
-        order, files = _order(task)
+        order, files = job_order(task.config, task.store, task.tracking)
         order |= {"assets": list(task.assets), "slides": list(waiting.reasons)}
         names = _names(task, order)
         reason = (
@@ -189,7 +189,7 @@ class SageMakerLauncher:
         if self._adopt(task, client, kind, follow, log):
             return Made.from_message(told[-1])
         log.info(_expected(task, None))
-        order, files = _order(task)
+        order, files = job_order(task.config, task.store, task.tracking)
         order |= {"fingerprint": task.fingerprint}
         follow(names=_names(task, order), order=order, files=files)
         return Made.from_message(told[-1])
@@ -268,17 +268,19 @@ def _names(task: Task | CohortTask, order: Mapping[str, Any]) -> Iterator[str]:
         yield job_name("mm", task.config.cohort, task.stage, digest=digest, attempt=attempt)
 
 
-def _order(task: Task | CohortTask) -> tuple[dict[str, Any], dict[str, bytes]]:
+def job_order(
+    config: CohortConfig, store: ArtefactStore, tracking: Tracking
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What every job is told, and the files beside it."""
-    config, files = task.config.model_dump(mode="json"), {}
-    manifest = config["slides"] and config["slides"]["manifest"]
+    told, files = config.model_dump(mode="json"), {}
+    manifest = told["slides"] and told["slides"]["manifest"]
     if manifest and not is_remote(manifest):
         files[MANIFEST] = Path(manifest).read_bytes()
-        config["slides"]["manifest"] = MANIFEST
+        told["slides"]["manifest"] = MANIFEST
     order = {
-        "config": config,
-        "store": task.store.model_dump(),
-        "tracking": {**task.tracking.model_dump(), "tracking_uri": task.tracking.uri},
+        "config": told,
+        "store": store.model_dump(),
+        "tracking": {**tracking.model_dump(), "tracking_uri": tracking.uri},
     }
     return order, files
 

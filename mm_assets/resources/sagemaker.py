@@ -146,14 +146,17 @@ class PipesSageMakerClient(PipesClient):
 
     @cached_property
     def _services(self) -> dict[str, Any]:
-        import boto3
-        from botocore.config import Config
+        return {name: aws_client(name) for name in ("sagemaker", "logs")}
 
-        # Throttled requests are repeated by botocore, later and later.
-        config = Config(retries={"mode": "standard", "total_max_attempts": 12})
-        # boto3 itself does not read the variable that AWS's containers set.
-        session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
-        return {name: session.client(name, config=config) for name in ("sagemaker", "logs")}
+
+def aws_client(service: str) -> Any:
+    """Client of a service; throttled requests are repeated by botocore, later and later."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(retries={"mode": "standard", "total_max_attempts": 12})
+    # boto3 itself does not read the variable that AWS's containers set.
+    return boto3.Session(region_name=os.environ.get("AWS_REGION")).client(service, config=config)
 
 
 def _context_data(context: Context, extras: Mapping[str, Any]) -> PipesContextData:

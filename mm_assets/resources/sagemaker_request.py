@@ -14,7 +14,7 @@ ENTRYPOINT = ("python", "-m", "mm_assets.job")
 CHANNEL = "job"
 CHECKPOINTS = "/opt/ml/checkpoints"
 VOLUME_GB = 100  # twice the default limit of the slide cache
-_NAME_CHARACTERS = 63
+NAME_CHARACTERS = 63
 _ROLE, _IMAGE = "MM_SAGEMAKER_ROLE", "MM_SAGEMAKER_IMAGE"
 MLFLOW_SECRET = "MM_SAGEMAKER_MLFLOW_SECRET"
 _FORWARDED = ("AWS_REGION", "MM_SLIDE_CACHE_GB", MLFLOW_SECRET)
@@ -69,8 +69,8 @@ class Place:
     checkpoints: str
 
 
-def job_name(*parts: str, digest: str, attempt: int) -> str:
-    """Name of at most 63 characters of ``[a-zA-Z0-9-]`` that ends with digest and attempt.
+def job_name(*parts: str, digest: str, attempt: int, characters: int = NAME_CHARACTERS) -> str:
+    """Name of so many ``[a-zA-Z0-9-]`` at most that ends with digest and attempt.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def job_name(*parts: str, digest: str, attempt: int) -> str:
     """
     end = f"-{digest}-{attempt}"
     words = re.sub(r"[^a-zA-Z0-9]+", "-", "-".join(parts)).strip("-")
-    return words[: _NAME_CHARACTERS - len(end)].rstrip("-") + end
+    return words[: characters - len(end)].rstrip("-") + end
 
 
 @dataclass(frozen=True)

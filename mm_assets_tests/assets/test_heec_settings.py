@@ -1,0 +1,160 @@
+"""Settings of HEEC found by tuning jobs of the local SageMaker server."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import boto3
+import pytest
+
+from deploy.local.sagemaker.server import SageMaker
+from mm_assets.assets.stage import Workspace
+from mm_assets.resources.store import ArtefactRef
+from mm_assets_tests.cohorts import patient_ids, write_tables, write_yaml
+from mm_assets_tests.daemon import environment
+
+SURVIVAL = {
+    "name": "survival", "kind": "survival", "time": "survival_months", "event": "event",
+    "horizons": [12.0],
+}  # fmt: skip
+UPSTREAM = ["clinical", "omics", "splits_survival", "filtered_omics_survival"]
+STAGE = "heec_settings_survival"
+
+
+@pytest.fixture
+def yaml(tmp_path: Path) -> Path:
+    """A cohort of few folds and variants, with searches of six trials."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    write_tables(folder, patient_ids(36))
+    return write_yaml(
+        folder,
+        slides=None,
+        clinical={"table": "clinical.csv", "covariates": []},
+        tasks=[SURVIVAL],
+        evaluation={"folds": 2, "bootstrap": 100},
+        heec={"tuning": {"trials": 6, "parallel": 2, "backend": "sagemaker"}},
+    )
+
+
+@pytest.fixture
+def store(sagemaker_settings: SageMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Prefix of a store on S3."""
+    prefix = tmp_path.name
+    monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}")
+    return prefix
+
+
+def keys(prefix: str) -> list[str]:
+    found = boto3.client("s3").list_objects_v2(Bucket="artefacts", Prefix=prefix)
+    return [item["Key"] for item in found.get("Contents", [])]
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1800)
+def test_searches_are_found_and_adopted_after_a_kill(
+    home: Path, yaml: Path, tmp_path: Path, store: str, sagemaker_settings: SageMaker
+) -> None:
+    from mm_assets.assets.heec_inputs import heec_inputs
+    from mm_assets.assets.heec_settings import best_settings
+    from mm_assets.cli import walk, workspace
+    from mm_assets.models.heec_folds import judge_search, searches
+
+    space = workspace(str(yaml))
+    assert walk(space, UPSTREAM) == {}
+    command = [sys.executable, "-m", "mm_assets", "materialize", str(yaml), "--select", STAGE]
+    variables = {**os.environ, **environment(home, tmp_path), "MM_STORE": space.store.uri}
+    process = subprocess.Popen(command, env=variables, start_new_session=True)
+    while not sagemaker_settings.training:
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+    assert walk(space, [STAGE]) == {}
+    job = job_of(space)
+    read = heec_inputs(job, space.config.tasks[0])
+    wanted = searches(read.blocks, read.splits, read.variants, read.parameters)
+    assert len(sagemaker_settings.tuning) == len(wanted)
+    assert len(sagemaker_settings.training) == 6 * len(wanted)
+    assert {job.status for job in sagemaker_settings.training.values()} == {"Completed"}
+    assert keys(f"{store}/tiny/_jobs") == []
+
+    table = space.store.read_table(ArtefactRef("tiny", STAGE, "cohort", "parquet"))
+    assert table.groupby(["model", "repeat", "fold"]).size().eq(6).all()
+    best = best_settings(table)
+    assert set(best) == set(wanted)
+    for search, settings in best.items():
+        rows = table.query("model == @search.model and fold == @search.fold")
+        assert rows.loc[rows["best"], "gain"].item() == rows["gain"].max()
+        gain = judge_search(
+            search, settings, read.blocks, read.endpoint, read.splits, read.variants,
+            read.parameters, read.sites,
+        )  # fmt: skip
+        assert gain == pytest.approx(rows["gain"].max(), rel=1e-6)
+
+    assert walk(space, ["heec_survival"]) == {}
+    predictor = space.tracking.predictor("tiny.survival.heec")
+    assert predictor.trials["trial"].tolist() == [0, 1]
+    assert predictor.trials["gain"].iloc[1] == pytest.approx(
+        table.query("model == 'heec' and fold == -1")["gain"].max(), rel=1e-6
+    )
+
+
+def test_searches_without_a_single_trial_stop_all(
+    home: Path,
+    yaml: Path,
+    store: str,
+    sagemaker_settings: SageMaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mm_assets.cli import walk, workspace
+
+    space = workspace(str(yaml))
+    assert walk(space, UPSTREAM) == {}
+    # Trials find no table of omics.
+    for ref in space.store.list("tiny", "omics"):
+        monkeypatch.setattr("mm_assets.assets.heec_settings.heec_inputs", losing(space, ref))
+    sagemaker_settings.faults["CreateHyperParameterTuningJob"] += ["ThrottlingException"]
+    failures = walk(space, [STAGE])
+    assert "No training job succeeded" in failures[STAGE]
+    jobs = sagemaker_settings.tuning.values()
+    assert {job.status for job in jobs} <= {"Failed", "Stopped", "Stopping"}
+    assert keys(f"{store}/tiny/_jobs") == []
+
+
+def losing(space: Workspace, ref: ArtefactRef):  # type: ignore[no-untyped-def]
+    """Inputs of the searches, whose artefact is gone when trials look for it."""
+    from mm_assets.assets.heec_inputs import heec_inputs
+
+    def read(job, task):  # type: ignore[no-untyped-def]
+        found = heec_inputs(job, task)
+        space.store.delete(ref)
+        return found
+
+    return read
+
+
+def test_a_store_that_trials_cannot_reach_is_refused(
+    home: Path, yaml: Path, sagemaker_settings: SageMaker
+) -> None:
+    from mm_assets.cli import walk, workspace
+
+    space = workspace(str(yaml))
+    assert walk(space, UPSTREAM) == {}
+    assert "MM_STORE" in walk(space, [STAGE])[STAGE]
+    assert not sagemaker_settings.tuning
+
+
+def job_of(space: Workspace):  # type: ignore[no-untyped-def]
+    from mm_assets.assets.cohort_level import cohort_provenance, upstream_receipts
+    from mm_assets.assets.graph import cohort_stages
+    from mm_assets.assets.stage import Job
+
+    (stage,) = (s for s in cohort_stages(space.config) if s.name == STAGE)
+    upstream = upstream_receipts(stage, space)  # type: ignore[arg-type]
+    provenance = cohort_provenance(stage, space, upstream)  # type: ignore[arg-type]
+    return Job(space, "cohort", {STAGE: provenance}, upstream, "")
