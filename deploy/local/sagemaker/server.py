@@ -1,4 +1,4 @@
-"""The server: SageMaker's JSON 1.1 protocol for processing jobs."""
+"""The server: SageMaker's JSON 1.1 protocol for processing jobs and model packages."""
 
 import json
 from collections import defaultdict
@@ -10,18 +10,12 @@ from threading import Lock, Thread
 from typing import Any
 
 from deploy.local.sagemaker.jobs import ProcessingJob, Site
+from deploy.local.sagemaker.packages import ModelRegistry
+from deploy.local.sagemaker.refusal import Refusal
 from deploy.local.sagemaker.validation import problems
 
 _ACCOUNT = "123456789012"
 _CAPACITY = "CapacityError: Unable to provision requested ML compute capacity. Please retry."
-
-
-class Refusal(Exception):
-    """An answer that is an error: its code and message."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass
@@ -38,6 +32,8 @@ class SageMaker:
         Operation -> error codes to answer its next calls with.
     without_capacity
         How many of the next jobs find no machine.
+    registry
+        Groups and packages of models.
     """
 
     site: Site
@@ -47,6 +43,9 @@ class SageMaker:
     without_capacity: int = 0
     address: str = ""
     _lock: Lock = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        self.registry = ModelRegistry(f"arn:aws:sagemaker:{self.site.region}:{_ACCOUNT}")
 
     def answer(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         """Do what a request asks.
@@ -60,6 +59,7 @@ class SageMaker:
             "CreateProcessingJob": self._create,
             "DescribeProcessingJob": self._describe,
             "StopProcessingJob": self._stop,
+            **self.registry.operations(),
         }
         with self._lock:
             self.calls.append((operation, request))
