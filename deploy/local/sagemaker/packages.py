@@ -33,6 +33,7 @@ class ModelRegistry:
         self.packages: dict[str, dict[str, Any]] = {}
         self._made_with: dict[str, tuple[Request, str]] = {}
 
+    @property
     def operations(self) -> dict[str, Callable[[Request], dict[str, Any]]]:
         """What it does, by the names of the protocol."""
         return {

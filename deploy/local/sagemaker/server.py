@@ -59,7 +59,7 @@ class SageMaker:
             "CreateProcessingJob": self._create,
             "DescribeProcessingJob": self._describe,
             "StopProcessingJob": self._stop,
-            **self.registry.operations(),
+            **self.registry.operations,
         }
         with self._lock:
             self.calls.append((operation, request))
