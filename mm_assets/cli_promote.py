@@ -15,8 +15,8 @@ def promote(
     by: By = "",
 ) -> None:
     """Make a version of a registered model the champion, whatever the comparison says."""
-    from mm_assets.assets.promotion import OUTCOME
     from mm_assets.cli import out
+    from mm_assets.resources.model_run import OUTCOME
     from mm_assets.resources.tracking import Tracking
 
     name, _, version = model.rpartition(":")

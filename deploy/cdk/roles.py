@@ -10,13 +10,30 @@ from storage import Storage
 READ = ("s3:GetObject",)
 WRITE = ("s3:PutObject", "s3:AbortMultipartUpload")
 USE_KEY = ("kms:Decrypt", "kms:GenerateDataKey")
-JOB_LOGS = "/aws/sagemaker/ProcessingJobs"
+JOB_LOGS = ("/aws/sagemaker/ProcessingJobs", "/aws/sagemaker/TrainingJobs")
+# What a run does with SageMaker: kind of resource -> actions.
+SAGEMAKER = {
+    "processing-job": ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob"),
+    "training-job": ("CreateTrainingJob", "DescribeTrainingJob", "StopTrainingJob"),
+    "hyper-parameter-tuning-job": (
+        *("CreateHyperParameterTuningJob", "DescribeHyperParameterTuningJob"),
+        *("StopHyperParameterTuningJob", "ListTrainingJobsForHyperParameterTuningJob"),
+    ),
+    "model-package-group": (
+        *("CreateModelPackageGroup", "DescribeModelPackageGroup"),
+        "CreateModelPackage",
+    ),
+    "model-package": (
+        *("CreateModelPackage", "DescribeModelPackage"),
+        *("UpdateModelPackage", "ListModelPackages"),
+    ),
+}
 TASKS, JOBS = "ecs-tasks.amazonaws.com", "sagemaker.amazonaws.com"
 PRINTED = "logs/compute_logs/*"
 
 
 class Roles(Construct):
-    """Roles by name; the account's own log groups, tasks and jobs carry the prefix `mm-`."""
+    """Roles by name; log groups, tasks, jobs and models of the account carry the prefix `mm-`."""
 
     def __init__(self, scope: Construct, name: str, stage: Stage, storage: Storage) -> None:
         super().__init__(scope, name)
@@ -110,8 +127,7 @@ class Roles(Construct):
         images = [repository.repository_arn for repository in self.storage.repositories.values()]
         self._allow(role, ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], images)
         self._allow(role, ["ecr:GetAuthorizationToken", "cloudwatch:PutMetricData"], ["*"])
-        streams = self._arn("logs", f"log-group:{JOB_LOGS}:*")
-        self._allow(role, ["logs:CreateLogStream", "logs:PutLogEvents"], [streams])
+        self._allow(role, ["logs:CreateLogStream", "logs:PutLogEvents"], self._job_logs())
         interfaces = ("Create", "Delete", "Describe")
         network = [f"ec2:{verb}NetworkInterface{'s' * (verb == 'Describe')}" for verb in interfaces]
         network += ["ec2:CreateNetworkInterfacePermission", "ec2:DescribeVpcs"]
@@ -120,18 +136,21 @@ class Roles(Construct):
         return role
 
     def _run(self) -> iam.Role:
-        """A run: what a job may do with the store, and the jobs themselves."""
+        """A run: what a job may do with the store, the jobs themselves, and registered models."""
         role = self._task("run")
         self._objects(role, READ, "slides/*", "store/*")
         self._objects(role, (*WRITE, "s3:DeleteObject"), "store/*")
         self._objects(role, WRITE, PRINTED)
-        jobs = self._arn("sagemaker", "processing-job/mm-*")
-        verbs = ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob", "AddTags")
-        self._allow(role, [f"sagemaker:{verb}" for verb in verbs], [jobs])
+        for kind, actions in SAGEMAKER.items():
+            tags = ("AddTags",) if kind.endswith("-job") else ()
+            names = [f"sagemaker:{action}" for action in (*actions, *tags)]
+            self._allow(role, names, [self._arn("sagemaker", f"{kind}/mm-*")])
         self._pass(role, JOBS, self.job)
-        logs = self._arn("logs", f"log-group:{JOB_LOGS}:*")
-        self._allow(role, ["logs:DescribeLogStreams", "logs:GetLogEvents"], [logs])
+        self._allow(role, ["logs:DescribeLogStreams", "logs:GetLogEvents"], self._job_logs())
         return role
+
+    def _job_logs(self) -> list[str]:
+        return [self._arn("logs", f"log-group:{group}:*") for group in JOB_LOGS]
 
     def _code(self) -> iam.Role:
         """The code server: sensors look for slides and write receipts of what they took in."""

@@ -161,6 +161,7 @@ class Services(Construct):
             "MM_SAGEMAKER_IMAGE": self.storage.repositories["gpu-worker"].repository_uri_for_digest(
                 self.stage.digests["gpu-worker"]
             ),
+            "MM_SAGEMAKER_REGISTRY": "1",
             "MM_SAGEMAKER_ROLE": self.roles.job.role_arn,
             "MM_SAGEMAKER_SECURITY_GROUPS": self.network.workers.security_group_id,
             "MM_SAGEMAKER_SUBNETS": ",".join(

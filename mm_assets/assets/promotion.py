@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mm_assets.assets.omics import read_table, splits_name
 from mm_assets.assets.stage import Job
 from mm_assets.cohort.config import Task
+from mm_assets.resources.model_run import OUTCOME
 from mm_assets.resources.store import COHORT
 
 if TYPE_CHECKING:
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from mm_assets.resources.tracking import RegisteredModel
 
 OUT_OF_FOLD = "out_of_fold.parquet"
-# Tags of a registered version.
-OUTCOME, NUMBERS = "mm.promotion", "mm.promotion_numbers"
+NUMBERS = "mm.promotion_numbers"  # tag of a registered version
 COLUMNS = ["model", "version", "champion", "promoted", "outcome"]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Param
 
 FINGERPRINT_TAG, WEIGHTS_TAG = "mm.fingerprint", "mm.weights"
+OUTCOME = "mm.promotion"  # what was decided of a version, in words
 TRAINING_PATIENTS = "training_patients.csv"
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+MIRROR = "MM_SAGEMAKER_REGISTRY"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Tracking(dg.ConfigurableResource):
             if version is None:
                 version = self._register(client, run)
             self._set_alias(client, version)
-            return _registered(client.get_model_version(version.name, version.version))
+        self._mirror(client, version.name)
+        return _registered(client.get_model_version(version.name, version.version))
 
     def register_weights(
         self, facts: RunFacts, run_id: str, file: str, weights: bytes
@@ -107,7 +109,8 @@ class Tracking(dg.ConfigurableResource):
                     facts.name, source=source, run_id=run_id, tags=facts.tags()
                 )
             self._set_alias(client, version)
-            return _registered(client.get_model_version(version.name, version.version))
+        self._mirror(client, version.name)
+        return _registered(client.get_model_version(version.name, version.version))
 
     @contextlib.contextmanager
     def live_run(self, facts: RunFacts) -> Iterator[str]:
@@ -172,8 +175,8 @@ class Tracking(dg.ConfigurableResource):
         """Set tags on a registered version."""
         client = self._client()
         with self._exclusive():
-            for key, value in facts.items():
-                client.set_model_version_tag(model.name, str(model.version), key, value)
+            _set_tags(client, model, facts)
+        self._mirror(client, model.name)
 
     def describe(self, model: RegisteredModel, text: str) -> None:
         """Set the description of a registered version, Markdown, as its page shows it."""
@@ -187,13 +190,14 @@ class Tracking(dg.ConfigurableResource):
 
     def promote(self, model: RegisteredModel, facts: Mapping[str, str]) -> RegisteredModel:
         """Make a version the champion; `facts` are tags that say why, set before."""
-        self.note(model, facts)
         client = self._client()
         with self._exclusive():
+            _set_tags(client, model, facts)
             aliases = client.get_registered_model(model.name).aliases
             client.set_registered_model_alias(model.name, CHAMPION, str(model.version))
             if str(aliases.get(CHALLENGER)) == str(model.version):
                 client.delete_registered_model_alias(model.name, CHALLENGER)
+        self._mirror(client, model.name)
         return self.version(model.name, model.version)
 
     def read_file(self, run_id: str, path: str) -> bytes | None:
@@ -246,6 +250,21 @@ class Tracking(dg.ConfigurableResource):
         """Lineage as logged with a version."""
         artifacts = quiet_mlflow(self.uri).artifacts
         return artifacts.load_dict(f"runs:/{model.run_id}/lineage/lineage.json")
+
+    def _mirror(self, client: MlflowClient, model: str) -> None:
+        """Have SageMaker's model packages follow, where the environment says so."""
+        if not os.environ.get(MIRROR):
+            return
+        try:
+            from mm_assets.resources.model_packages import sync
+
+            sync(client, model)
+        except Exception as error:  # what took hours to train is registered, and must stay so
+            dg.get_dagster_logger().warning(
+                f"{model}: its SageMaker model packages do not follow MLflow: "
+                f"{type(error).__name__}: {error}. The model is registered and nothing is lost; "
+                "once the cause is removed, its next registration or promotion repairs them."
+            )
 
     def _client(self) -> MlflowClient:
         if (database := self._database()) is not None:
@@ -328,6 +347,11 @@ class Tracking(dg.ConfigurableResource):
             client.set_registered_model_alias(version.name, CHAMPION, version.version)
         elif int(version.version) > int(aliases.get(CHALLENGER, aliases[CHAMPION])):
             client.set_registered_model_alias(version.name, CHALLENGER, version.version)
+
+
+def _set_tags(client: MlflowClient, model: RegisteredModel, tags: Mapping[str, str]) -> None:
+    for key, value in tags.items():
+        client.set_model_version_tag(model.name, str(model.version), key, value)
 
 
 def _ensure_registered_model(client: MlflowClient, name: str) -> None:

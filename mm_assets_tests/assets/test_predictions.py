@@ -8,11 +8,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from mm_assets.assets.promotion import OUTCOME
+from deploy.local.sagemaker.server import SageMaker
 from mm_assets.cli import app
+from mm_assets.resources.model_run import OUTCOME
 from mm_assets.resources.receipts import Receipts
 from mm_assets.resources.store import ArtefactRef, ArtefactStore
-from mm_assets.resources.tracking import Tracking
+from mm_assets.resources.tracking import MIRROR, Tracking
 from mm_assets_tests.cohorts import (
     make_cohort,
     paint_slide,
@@ -52,6 +53,16 @@ def of_model(table: pd.DataFrame, model: str = MODEL) -> pd.DataFrame:
     return table[table["model"] == model]
 
 
+def packages(service: SageMaker) -> list[tuple[str, str, str]]:
+    """Version, approval status and its reason, of the packages of `MODEL`."""
+    found = [(p, p["CustomerMetadataProperties"]) for p in service.registry.packages.values()]
+    return [
+        (made["mlflow_version"], package["ModelApprovalStatus"], package["ApprovalDescription"])
+        for package, made in found
+        if made["mlflow_model"] == MODEL
+    ]
+
+
 def explained_by() -> int:
     """Version that explains a patient who has arrived."""
     found = json.loads(mm("evidence", "tiny", "--patient", NEW[0], "--json"))[0]
@@ -78,8 +89,9 @@ def arrive(folder: Path) -> None:
 
 
 def test_new_patients_are_predicted_by_a_champion_that_a_person_can_change(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sagemaker_settings: SageMaker
 ) -> None:
+    monkeypatch.setenv(MIRROR, "1")
     folder = tmp_path / "cohorts" / "tiny"
     folder.mkdir(parents=True)
     write_tables(folder, patient_ids(40))
@@ -130,6 +142,10 @@ def test_new_patients_are_predicted_by_a_champion_that_a_person_can_change(
     outcome = tracking.notes(second)[OUTCOME]
     assert outcome.startswith("not promoted over version 1: ROC AUC -")
     assert tracking.version(MODEL).version == explained_by() == 1
+    approved, pending = packages(sagemaker_settings)
+    assert approved == ("1", "Approved", tracking.notes(first)[OUTCOME])
+    assert pending[:2] == ("2", "PendingManualApproval")
+    assert outcome in pending[2]
     report = home / "store" / "tiny" / "evaluation_subtype" / "cohort.html"
     assert "not promoted over version 1" in report.read_text()
 
@@ -137,7 +153,12 @@ def test_new_patients_are_predicted_by_a_champion_that_a_person_can_change(
     assert "say why" in mm("promote", f"{MODEL}:2", "--reason", " ", expect=1)
     mm("promote", f"{MODEL}:2", "--reason", "a trial", "--by", "Ana")
     assert tracking.version(MODEL).version == explained_by() == 2
-    assert "promoted by Ana" in tracking.notes(second)[OUTCOME]
+    promoted = tracking.notes(second)[OUTCOME]
+    assert "promoted by Ana" in promoted
+    pending, approved = packages(sagemaker_settings)
+    assert pending[:2] == ("1", "PendingManualApproval")
+    assert f"version 2 is champion: {promoted}" in pending[2]
+    assert approved == ("2", "Approved", promoted)
     materialize("predictions_subtype")
     versions = predictions(home).groupby("model")["version"].unique()
     assert versions.map(list).to_dict() == {CLINICAL: [1], MODEL: [2]}

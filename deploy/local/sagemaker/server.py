@@ -11,9 +11,10 @@ from typing import Any
 
 from deploy.local.sagemaker.jobs import Job
 from deploy.local.sagemaker.mount import require_mounts
+from deploy.local.sagemaker.packages import ModelRegistry
 from deploy.local.sagemaker.processing import ProcessingJob
 from deploy.local.sagemaker.site import Site
-from deploy.local.sagemaker.table import JobTable, Refusal
+from deploy.local.sagemaker.table import ACCOUNT, JobTable, Refusal
 from deploy.local.sagemaker.training import TrainingJob
 from deploy.local.sagemaker.trials import page
 from deploy.local.sagemaker.tuning import TuningJob
@@ -35,6 +36,8 @@ class SageMaker:
         Operation -> error codes to answer its next calls with.
     without_capacity
         How many of the next jobs find no machine.
+    registry
+        Groups and packages of models.
     """
 
     def __init__(self, site: Site) -> None:
@@ -42,6 +45,7 @@ class SageMaker:
         self.jobs = JobTable(ProcessingJob, site, ProcessingJob, self._start)
         self.training = JobTable(TrainingJob, site, TrainingJob, self._start)
         self.tuning = JobTable(TuningJob, site, tune, TuningJob.start)
+        self.registry = ModelRegistry(f"arn:aws:sagemaker:{site.region}:{ACCOUNT}")
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.faults: dict[str, list[str]] = defaultdict(list)
         self.without_capacity = 0
@@ -60,6 +64,7 @@ class SageMaker:
             **self.jobs.operations,
             **self.training.operations,
             **self.tuning.operations,
+            **self.registry.operations,
             "ListTrainingJobsForHyperParameterTuningJob": self._list_trials,
         }
         with self._lock:

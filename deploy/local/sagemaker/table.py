@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from deploy.local.sagemaker.jobs import Job
 from deploy.local.sagemaker.site import Site
 
-_ACCOUNT = "123456789012"
+ACCOUNT = "123456789012"
 J = TypeVar("J", bound=Job)
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -45,7 +45,7 @@ class JobTable(dict[str, J], Generic[J]):
         super().__init__()
         self.kind, self.site, self._make, self._start = kind, site, make, start
         resource = re.sub("(?<!^)([A-Z])", r"-\1", f"{kind.kind}Job").lower()
-        self._arn = f"arn:aws:sagemaker:{site.region}:{_ACCOUNT}:{resource}"
+        self._arn = f"arn:aws:sagemaker:{site.region}:{ACCOUNT}:{resource}"
 
     @property
     def operations(self) -> dict[str, Operation]:

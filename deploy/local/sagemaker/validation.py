@@ -5,14 +5,15 @@ long or does not match a pattern, and so does this.
 """
 
 import re
+import sys
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 from botocore.loaders import Loader
-
-# The model's patterns are Java's; Python's `re` lacks classes of Unicode properties.
-_PROPERTIES = {r"\p{L}": r"\w", r"\p{N}": r"\d", r"\p{Z}": r"\s"}
 
 
 @cache
@@ -71,10 +72,26 @@ def _check_text(shape: Any, value: str, where: str) -> Iterator[str]:
     if "enum" in shape and value not in shape["enum"]:
         yield _refusal(value, where, f"Member must satisfy enum value set: {shape['enum']}")
     pattern = shape.get("pattern", "")
-    for java, python in _PROPERTIES.items():
-        pattern = pattern.replace(java, python)
-    if pattern and not re.fullmatch(pattern, value):
+    if pattern and not re.fullmatch(_in_python(pattern), value):
         yield _refusal(value, where, f"Member must satisfy regular expression pattern: {pattern}")
+
+
+@cache
+def _in_python(pattern: str) -> str:
+    """One of the model's patterns, which are Java's: it repeats `$` and knows classes by name."""
+    pattern = re.sub(r"\$\{\d+,\d+\}$", "", pattern).replace(r"\p{Alnum}", "a-zA-Z0-9")
+    return re.sub(r"\\p\{(\w)\}", lambda found: _categories()[found[1]], pattern)
+
+
+@cache
+def _categories() -> dict[str, str]:
+    """General category of Unicode, such as ``L`` -> its characters, as ranges between brackets."""
+    found: dict[str, str] = defaultdict(str)
+    everything = range(sys.maxunicode + 1)
+    for category, run in groupby(everything, lambda code: unicodedata.category(chr(code))[0]):
+        codes = list(run)
+        found[category] += f"\\U{codes[0]:08x}-\\U{codes[-1]:08x}"
+    return found
 
 
 def _check_size(shape: Any, size: float, value: Any, where: str, what: str) -> Iterator[str]:
