@@ -257,6 +257,13 @@ def test_patients_without_a_modality() -> None:
     # A cohort without omics can still be predicted by a network that learnt from both.
     alone = models["mmf"].predict_patients(Cohort(some.bags), names)
     assert alone.index.tolist() == names[5:18]
+    # Nor do slides have to be there, of one patient or of a whole step of the training.
+    by_omics = models["mmf"].predict_patients(some, names[:1])
+    pd.testing.assert_frame_equal(by_omics, found["mmf"].iloc[:1], atol=1e-6)
+    rare = Cohort({names[0]: cohort.bags[names[0]]}, omics)
+    steps = replace(QUICK, training=replace(QUICK.training, accumulate=4))
+    fitted = fit_porpoise("mmf", rare, endpoint, names, parameters=steps)
+    assert np.isfinite(fitted.trained.curve[:, 0]).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
