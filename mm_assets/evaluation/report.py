@@ -309,7 +309,7 @@ def _fold_table(report: TaskReport) -> dict[str, Any]:
 def _pairs(report: TaskReport) -> list[dict[Any, Any]]:
     """Every pair with the better model first."""
     rows = report.evaluation.differences
-    rows = rows[rows["metric"] == report.main_metric].sort_values("p_adjusted", kind="stable")
+    rows = rows[rows["metric"] == report.main_metric].sort_values("p", kind="stable")
     pairs = []
     for row in rows.to_dict("records"):
         if row["difference"] < 0:

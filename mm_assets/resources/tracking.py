@@ -232,6 +232,11 @@ class Tracking(dg.ConfigurableResource):
                 f"registered models: {known}"
             ) from error
 
+    def newest(self, name: str) -> int:
+        """Number of the latest version of a registered model."""
+        found = self._client().search_model_versions(f"name = '{name}'")
+        return max(int(version.version) for version in found)
+
     def load(self, name: str, version_or_alias: int | str = CHAMPION) -> PyFuncModel:
         """Registered model, ready to `predict` a DataFrame."""
         found = self.version(name, version_or_alias)
