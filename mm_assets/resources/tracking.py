@@ -234,8 +234,10 @@ class Tracking(dg.ConfigurableResource):
 
     def newest(self, name: str) -> int:
         """Number of the latest version of a registered model."""
-        found = self._client().search_model_versions(f"name = '{name}'")
-        return max(int(version.version) for version in found)
+        (latest,) = self._client().search_model_versions(
+            f"name = '{name}'", max_results=1, order_by=["version_number DESC"]
+        )
+        return int(latest.version)
 
     def load(self, name: str, version_or_alias: int | str = CHAMPION) -> PyFuncModel:
         """Registered model, ready to `predict` a DataFrame."""
