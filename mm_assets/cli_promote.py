@@ -15,6 +15,7 @@ def promote(
     by: By = "",
 ) -> None:
     """Make a version of a registered model the champion, whatever the comparison says."""
+    from mm_assets.assets.promotion import PASSED_OVER
     from mm_assets.cli import out
     from mm_assets.resources.model_run import OUTCOME
     from mm_assets.resources.tracking import Tracking
@@ -38,6 +39,7 @@ def promote(
         "mm.promoted_by": who,
         "mm.promoted_at": now,
         "mm.promotion_reason": reason.strip(),
+        PASSED_OVER: str(tracking.newest(name)),
     }
     tracking.promote(found, facts)
     out.print(f"{name} version {version} is champion. `mm predict` makes what follows from that.")

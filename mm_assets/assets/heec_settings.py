@@ -64,7 +64,7 @@ def best_settings(table: "pd.DataFrame") -> "Settings":
     best = table[table["best"]].drop(columns=["trial", "gain", "seconds", "best"])
     return {
         Search(*(row.pop(key) for key in PLACE)): {
-            name: value for name, value in row.items() if value == value
+            str(name): value for name, value in row.items() if value == value
         }
         for row in best.to_dict("records")
     }

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 OUT_OF_FOLD = "out_of_fold.parquet"
 NUMBERS = "mm.promotion_numbers"  # tag of a registered version
+# Tag of a champion that a person chose: the latest version there was. It and those before it were
+# there to be chosen, so no comparison puts them in the champion's place.
+PASSED_OVER = "mm.passed_over"
 COLUMNS = ["model", "version", "champion", "promoted", "outcome"]
 
 
@@ -67,6 +70,11 @@ def _settled(job: Job, task: Task, asset: str, endpoint: "Endpoint", metric: str
     row = {"model": model.name, "version": model.version, "champion": champion.version}
     if champion.version == model.version:
         return row | _as_champion(job, model)
+    chosen = tracking.notes(champion)
+    if model.version <= int(chosen.get(PASSED_OVER, 0)):
+        outcome = f"not promoted over version {champion.version}, {chosen[OUTCOME]}"
+        tracking.note(model, {OUTCOME: outcome})
+        return row | {"promoted": False, "outcome": outcome}
     return row | _compared(job, task, asset, model, champion, endpoint, metric)
 
 

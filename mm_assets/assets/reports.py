@@ -200,25 +200,34 @@ def _task_report(
     config = job.workspace.config
     full = _judged_model(models, task)
     evaluated = tuple(dict.fromkeys(evaluation.metrics["model"]))
+    only = _only_modality(config, evaluated)
+    single = tuple(m for m in evaluated if is_single_modality(m) or (only and m == full))
     return TaskReport(
         cohort=config.cohort,
         task=task.name,
         endpoint=endpoint_in_words(task),
         evaluation=evaluation,
         full_model=full,
-        single_models=tuple(filter(is_single_modality, evaluated)),
+        single_models=single,
         excluded=endpoint.excluded,
         flow=tuple(patient_flow(job, evaluation, endpoint)),
         follow_up=follow_up(endpoint),
         classes=endpoint.classes,
         options=tuple(_options(evaluated, full)),
-        names=model_names(task, networks(config)),
+        names=model_names(task, networks(config), only),
         descriptions=model_descriptions(task, networks(config)),
         attainable=_attainable(config, task),
         weights=weights_stamp(job) or None if config.slides else None,
         registered=_registered(job, task, models),
         provenance=report_provenance(job, task, models),
     )
+
+
+def _only_modality(config: CohortConfig, evaluated: Sequence[str]) -> str:
+    """What HEEC reads where that is one modality, which then is no ablation; else empty."""
+    inputs = {"imaging": config.slides, "omics": config.omics}
+    there = [modality for modality, given in inputs.items() if given]
+    return there[0] if len(there) == 1 and f"heec_{there[0]}" not in evaluated else ""
 
 
 def _options(evaluated: Sequence[str], full: str) -> "Iterator[OptionComparison]":

@@ -56,6 +56,12 @@ if TYPE_CHECKING:
 
 SSL = "ssl"
 NOT_COLLAPSED = "not_collapsed"
+DESCRIPTIONS = {
+    TILE_ENCODER: "ViT-256 of HIPT, pre-trained by DINO on the cohort's tiles, straight from "
+    "the slides and without labels.",
+    REGION_ENCODER: "ViT-4K of HIPT, pre-trained by DINO on the cohort's grids of tile tokens, "
+    "without labels.",
+}
 
 
 def ssl_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
@@ -75,8 +81,7 @@ def _tile_encoder_stage(config: CohortConfig) -> CohortStage:
         upstream=("slide", "tissue", *_splits(config)),
         group="imaging",
         code_version="1",
-        description="ViT-256 of HIPT, pre-trained by DINO on the cohort's tiles, straight from "
-        "the slides and without labels.",
+        description=DESCRIPTIONS[TILE_ENCODER],
         kinds=frozenset({"pytorch", "mlflow"}),
         compute=Compute(gpu=1, cpu=8, memory_gib=32),
         parameters={**_settings(config, config.ssl.tiles), "imaging": imaging},
@@ -118,8 +123,7 @@ def _region_encoder_stage(config: CohortConfig) -> CohortStage:
         ),
         group="imaging",
         code_version="1",
-        description="ViT-4K of HIPT, pre-trained by DINO on the cohort's grids of tile tokens, "
-        "without labels.",
+        description=DESCRIPTIONS[REGION_ENCODER],
         kinds=frozenset({"pytorch", "mlflow"}),
         compute=Compute(gpu=1, cpu=4, memory_gib=16),
         parameters={
@@ -148,6 +152,7 @@ def _settings(config: CohortConfig, level: TileDinoConfig | RegionDinoConfig) ->
 def _pretrain(job: Job, asset: str, prepare: Callable[[Job], LevelTraining]) -> Produced:
     import torch
 
+    from mm_assets.evaluation.model_card import render_encoder_card
     from mm_assets.ssl.processes import run_together
 
     config, fingerprint = job.workspace.config, job.provenance[asset].fingerprint()
@@ -174,9 +179,7 @@ def _pretrain(job: Job, asset: str, prepare: Callable[[Job], LevelTraining]) -> 
     for slide, reason in made.lost.items():
         job.workspace.log.warning(f"{slide} was left out of the pre-training: {reason}")
     last = made.curve[-1]
-    shown = {
-        "registered_model": registered.name,
-        "version": registered.version,
+    learnt = {
         "slides": len(training.sources),
         "slides_lost": len(made.lost),
         "pictures": sum(len(source) for source in training.sources),
@@ -184,6 +187,11 @@ def _pretrain(job: Job, asset: str, prepare: Callable[[Job], LevelTraining]) -> 
         "processes": world,
         **{f"last_{key}": round(value, 4) for key, value in asdict(last).items()},
     }
+    tracking.describe(
+        registered,
+        render_encoder_card(registered.name, registered.version, DESCRIPTIONS[asset], learnt),
+    )
+    shown = {"registered_model": registered.name, "version": registered.version, **learnt}
     return Produced({"pth": digest}, shown, (_not_collapsed(last, training.level),))
 
 

@@ -6,8 +6,12 @@ from mm_assets.assets.heec_inputs import without_genes_label
 from mm_assets.assets.porpoise import Network
 from mm_assets.cohort.config import SurvivalTask, Task
 
-# Beginnings of the names of models of one modality whose names do not end with it.
-SINGLE_MODALITY = ("clinical_", "porpoise_amil", "porpoise_snn", "hipt")
+# Beginnings of the names of models of one modality.
+SINGLE_MODALITY = (
+    *("clinical_", "heec_imaging", "heec_omics"),
+    *("porpoise_amil", "porpoise_snn", "hipt"),
+)
+ALONE = {"imaging": "HEEC, slides alone", "omics": "HEEC, omics alone"}
 READ = {"amil": "slides alone", "snn": "omics alone", "mmf": "slides and omics"}
 METHOD = {
     "amil": "attention over the tiles of the slides",
@@ -16,21 +20,22 @@ METHOD = {
 }
 
 
-def model_names(task: Task, networks: Sequence[Network]) -> dict[str, str]:
+def model_names(task: Task, networks: Sequence[Network], only: str = "") -> dict[str, str]:
     """Model -> name for people; models that are not here go by their own.
 
     Parameters
     ----------
     networks
         Of PORPOISE, as the cohort has them.
+    only
+        ``imaging`` or ``omics`` where that is all there is for HEEC to read.
     """
     genes = ", ".join(task.without_genes)
     return {
         "clinical_cox": "Clinical covariates alone",
         "clinical_logistic": "Clinical covariates alone",
-        "heec": "HEEC, all modalities",
-        "heec_imaging": "HEEC, slides alone",
-        "heec_omics": "HEEC, omics alone",
+        "heec": ALONE.get(only, "HEEC, all modalities"),
+        **{f"heec_{modality}": name for modality, name in ALONE.items()},
         "heec_no_expression": "HEEC without expression",
         "heec_omics_no_expression": "HEEC, omics without expression",
         "heec_imaging_unselected": "HEEC, slides, all tiles",
@@ -75,8 +80,8 @@ def model_descriptions(task: Task, networks: Sequence[Network]) -> dict[str, str
 
 
 def is_single_modality(model: str) -> bool:
-    """Whether a model reads slides, omics or clinical covariates alone."""
-    return model.endswith(("_imaging", "_omics")) or model.startswith(SINGLE_MODALITY)
+    """Whether a model reads slides, omics or clinical covariates alone, by its name."""
+    return model.startswith(SINGLE_MODALITY)
 
 
 def endpoint_in_words(task: Task) -> str:

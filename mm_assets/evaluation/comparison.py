@@ -179,7 +179,7 @@ def verdict(
     single_models: Sequence[str],
     names: Mapping[str, str] | None = None,
 ) -> str:
-    """One sentence: does the multi-modal model beat the best single modality, and how surely.
+    """One sentence: does the full model beat the best single modality, and how surely.
 
     Parameters
     ----------
@@ -190,7 +190,8 @@ def verdict(
     full_model
         The model with every modality.
     single_models
-        Candidates for the best single modality; models that were not evaluated are ignored.
+        Candidates for the best single modality; models that were not evaluated are ignored. The
+        full model is among them where the cohort has no second modality.
     names
         Model -> name for people.
     """
@@ -207,11 +208,12 @@ def verdict(
         for model in single_models
         if model != full_model and not np.isnan(values.get(model, np.nan))
     }
+    kind = "other" if full_model in single_models else "single-modality"
     if not rivals:
-        return f"{attained} has no single-modality model to be compared with."
+        return f"{attained} has no {kind} model to be compared with."
     best = max(rivals, key=lambda model: rivals[model])
     gap = paired_difference(evaluation.differences, full_model, best, main_metric)
-    against = f"the best single-modality model, {called.get(best, best)} ({values[best]:.3f})"
+    against = f"the best {kind} model, {called.get(best, best)} ({values[best]:.3f})"
     evidence = (
         f"difference {gap['difference']:+.3f}, {interval_in_words(gap['low'], gap['high'])}, "
         f"{p_in_words(gap['p'])} ({p_in_words(gap['p_adjusted'])} after Holm's correction)"

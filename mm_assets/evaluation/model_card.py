@@ -1,5 +1,6 @@
 """A registered model's card: what it is for, how good it is and what it must not be used for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -61,5 +62,22 @@ def render_model_card(card: ModelCard) -> str:
         "to all patients with an endpoint. It reads artefacts made with the weights, settings and "
         "code in the lineage of its run, and no others. Subgroups, calibration and the comparison "
         "with other models are in the report beside this card.",
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def render_encoder_card(
+    name: str, version: int, description: str, facts: Mapping[str, object]
+) -> str:
+    """The card of an encoder pre-trained without labels, as Markdown; `facts` become a list."""
+    lines = [
+        f"# {name} version {version}",
+        f"**Model:** {description}",
+        "## Training",
+        "\n".join(f"- {label.replace('_', ' ')}: {value}" for label, value in facts.items()),
+        "## Limits",
+        "It predicts nothing: what it is worth for a task is in the reports of the models that "
+        "read its embeddings. It has seen the slides of one cohort, without outcomes, also those "
+        "of test patients who were not excluded; for research, not for the care of patients.",
     ]
     return "\n\n".join(lines) + "\n"

@@ -45,7 +45,8 @@ class TaskReport:
     evaluation
         Of all models of the task.
     full_model, single_models
-        The model with every modality, and those the verdict compares it with.
+        The model with every modality, and those of one that the verdict compares it with; where
+        the cohort has one modality only, the full model is among them.
     excluded
         Columns patient_id, reason: patients of the clinical table left out of this task.
     flow
@@ -93,7 +94,7 @@ class TaskReport:
 
     @property
     def verdict(self) -> str:
-        """Does the full model beat the best single modality, in one sentence."""
+        """Does the full model beat the best single modality or other model, in one sentence."""
         return verdict(
             self.evaluation, self.main_metric, self.full_model, self.single_models, self.names
         )
@@ -308,7 +309,7 @@ def _fold_table(report: TaskReport) -> dict[str, Any]:
 def _pairs(report: TaskReport) -> list[dict[Any, Any]]:
     """Every pair with the better model first."""
     rows = report.evaluation.differences
-    rows = rows[rows["metric"] == report.main_metric].sort_values("p_adjusted", kind="stable")
+    rows = rows[rows["metric"] == report.main_metric].sort_values("p", kind="stable")
     pairs = []
     for row in rows.to_dict("records"):
         if row["difference"] < 0:

@@ -236,6 +236,13 @@ class Tracking(dg.ConfigurableResource):
                 f"registered models: {known}"
             ) from error
 
+    def newest(self, name: str) -> int:
+        """Number of the latest version of a registered model."""
+        (latest,) = self._client().search_model_versions(
+            f"name = '{name}'", max_results=1, order_by=["version_number DESC"]
+        )
+        return int(latest.version)
+
     def load(self, name: str, version_or_alias: int | str = CHAMPION) -> PyFuncModel:
         """Registered model, ready to `predict` a DataFrame."""
         found = self.version(name, version_or_alias)

@@ -163,6 +163,16 @@ def test_new_patients_are_predicted_by_a_champion_that_a_person_can_change(
     versions = predictions(home).groupby("model")["version"].unique()
     assert versions.map(list).to_dict() == {CLINICAL: [1], MODEL: [2]}
 
+    # What a person decided stands when the versions he knew are compared again.
+    mm("promote", f"{MODEL}:1", "--reason", "the first was right", "--by", "Ben")
+    change(path, "evaluation", promotion_margin=1.0)
+    materialize("evaluation_subtype")
+    assert tracking.version(MODEL).version == 1
+    outcome = tracking.notes(second)[OUTCOME]
+    assert outcome.startswith("not promoted over version 1, promoted by Ben, ")
+    assert outcome.endswith(": the first was right")
+    assert outcome in report.read_text()
+
 
 @pytest.mark.stress
 def test_slides_embedded_otherwise_are_refused_and_new_ones_explained(

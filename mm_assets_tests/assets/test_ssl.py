@@ -58,6 +58,9 @@ def test_a_cohort_trains_its_own_encoders(home: Path, tmp_path: Path) -> None:
         assert space.tracking.read_file(registered.run_id, f"{name}.pth") == stored
         tags = space.tracking.notes(registered)
         assert tags["mm.upstream.slide"].startswith("sha256:")
+        version = space.tracking._client().get_model_version(registered.name, "1")
+        assert version.description.startswith(f"# tiny.ssl.{name} version 1\n")
+        assert f"- slides: {receipt.metadata['slides']}\n" in version.description
     assert load_levels(space, "cpu").white.shape == (24,)
     assert not (home / "training" / "tiny" / "tile_encoder").exists()
 

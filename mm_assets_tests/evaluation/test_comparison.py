@@ -274,6 +274,15 @@ def test_verdicts_are_honest():
     assert "no single-modality model" in judged({"full": 1.0, "other": 1.0}, 100)
 
 
+def test_a_full_model_of_one_modality_has_other_models_not_single_ones():
+    task = survival_task(100, {"full": 0.1, "image": 5.0})
+    found = evaluate(*task.arguments, bootstrap=100)
+    assert "beats the best other model, image (" in verdict(
+        found, "c_index", "full", ["full", "image"]
+    )
+    assert "has no other model" in verdict(found, "c_index", "full", ["full"])
+
+
 def test_tables_travel_as_parquet(evaluation, tmp_path):
     for name, table in evaluation.tables().items():
         table.to_parquet(tmp_path / f"{name}.parquet")

@@ -247,7 +247,7 @@ def test_one_model_and_no_images_is_a_report_too():
         weights=None,
     )
     page = Page(render_task_report(report))
-    assert "no single-modality model to be compared with" in page.text
+    assert "no other model to be compared with" in page.text
     assert "Encoder weights" not in page.text
     assert len(page.alternatives) == 1
 

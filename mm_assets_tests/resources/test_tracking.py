@@ -264,6 +264,7 @@ def test_two_processes_at_once(processes: ForkServerContext, tracking: Tracking)
 def test_a_promoted_version_is_champion_and_says_why(tracking: Tracking) -> None:
     first, second = (tracking.log_model(model_run("promoted", version)) for version in "12")
     assert second.aliases == ("challenger",)
+    assert tracking.newest(first.name) == second.version == first.version + 1
     found = tracking.promote(second, {"mm.promotion_reason": "seen on new slides"})
     assert found.aliases == ("champion",)
     assert tracking.version("demo.survival.promoted").version == second.version

@@ -61,6 +61,8 @@ class SlideBranch(nn.Module):
 
     def forward(self, tiles: Tensor, offsets: Sequence[int]) -> Tensor:
         """Shape [patients, 512]; zeros for an empty bag."""
+        if not len(tiles):  # nobody here has slides, so nobody knew the width
+            tiles = tiles.new_empty((0, self.entry.in_features))
         hidden = self._hidden(tiles)
         logits = self._logits(hidden)
         # A product a bag, not a scatter: it reads `hidden` once and stores no weighted copy of it.

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from mm_assets.models.porpoise.hazards import hazard_nll
+from mm_assets.models.porpoise.inputs import Inputs
 from mm_assets.models.porpoise.networks import (
     Batch,
     ByteDropout,
@@ -151,6 +153,32 @@ def test_the_gradient_reaches_every_parameter(kind: Kind) -> None:
     for name, weights in model.named_parameters():
         assert weights.grad is not None, name
         assert weights.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_of_half_precision_tiles_agrees_with_float32(kind: Kind) -> None:
+    """As on a GPU: the same arithmetic under autocast, of tiles as they travel there."""
+    model, batch = network(kind).eval(), batch_of(16)
+    exact = model(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(replace(batch, tiles=batch.tiles.half()))
+    assert rounded.dtype == torch.float32
+    assert (rounded - exact).abs().max() < 0.05 * exact.std()
+    loss = hazard_nll(rounded, torch.arange(16) % 4, torch.arange(16) % 2)
+    loss.sum().backward()
+    for name, weights in model.named_parameters():
+        assert weights.grad.dtype == torch.float32, name
+        assert torch.isfinite(weights.grad).all(), name
+
+
+def test_a_batch_without_any_slide_is_read_by_its_omics() -> None:
+    model, cohort = network("mmf").eval(), make_cohort(4)
+    few = Inputs({"P000": cohort.bags["P000"]}, make_inputs(cohort).omics)
+    together, alone = (few.pack(patient_ids(4)[start:], CPU) for start in (0, 1))
+    assert alone.tiles.shape == (0, 0)
+    torch.testing.assert_close(model(alone), model(together)[1:], atol=1e-6, rtol=1e-5)
+    model.train()(alone).sum().backward()
+    assert model.slide.entry.weight.grad.abs().sum() == 0
 
 
 def test_a_missing_modality_has_no_say() -> None:
