@@ -2,7 +2,8 @@
 
 The filter is fitted anew in every inner fold, because features chosen with the outcomes of
 held-out patients make any number of rounds look good. It is fitted once, at the largest size
-wanted: a smaller filter keeps the first of its columns.
+wanted: a smaller filter keeps the first of its columns. The selection of tiles and nuclei is not
+fitted anew: held-out patients of an inner fold, unlike test patients, had a part in it.
 """
 
 from collections.abc import Mapping

@@ -82,18 +82,31 @@ def test_a_nucleus_is_the_same_wherever_the_picture_is_cut():
     assert ((part > 0)[inner] == (whole[60:340, 50:330] > 0)[inner]).all()
 
 
+def real_tile(folder, name):
+    """A tile as `MPP` shows it."""
+    image = np.asarray(Image.open(folder / "tiles" / f"{name}.png").convert("RGB"))
+    scale = TILES[name] / MPP
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=way)
+
+
 def test_real_tiles_are_ordered_as_their_names_say(shared_data):
-    counts = {}
-    for name, mpp in TILES.items():
-        image = np.asarray(Image.open(shared_data / "tiles" / f"{name}.png").convert("RGB"))
-        scale = mpp / MPP
-        way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=way)
-        labels, _ = segment(image)
-        area = labels.size * (MPP / 1000) ** 2
-        counts[name] = (len(np.unique(labels)) - 1) / area
-    high, medium, low, pen, none = counts.values()
+    counts, per_mm2 = [], []
+    for name in TILES:
+        labels, _ = segment(real_tile(shared_data, name))
+        counts.append(len(np.unique(labels)) - 1)
+        per_mm2.append(counts[-1] / (labels.size * (MPP / 1000) ** 2))
+    high, medium, low, pen, none = counts
+    assert high > 4 * medium > 4 * low > 0
+    assert none == 0
+    high, medium, low, pen, none = per_mm2
     assert high > 4 * medium
     assert 0.5 * medium < low < 3 * medium  # per area they are alike: fat cells against a scar
     assert pen > 4 * medium  # it shows a dense tumour beside the pen
-    assert none == 0
+
+
+def test_a_real_stroke_of_dark_ink_holds_no_nuclei(shared_data):
+    labels, _ = segment(real_tile(shared_data, "high-nuclei-score-red-pen-level1"))
+    # Where the stroke runs in this tile, without its ragged border.
+    stroke = cv2.line(np.zeros(labels.shape, np.uint8), (0, 376), (400, 440), 1, 24) > 0
+    assert (labels[stroke] > 0).mean() < 0.1 * (labels[~stroke] > 0).mean()

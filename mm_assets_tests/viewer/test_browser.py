@@ -110,6 +110,7 @@ def test_levels_are_shown_one_by_one(page: tuple[Any, str], tmp_path: Path) -> N
     places = tab.locator("main .place")
     assert places.count() == 2
     assert places.locator("b").count() == 0
+    assert tab.locator("#imaging ol > li").count() == 0
     centre = "viewer.viewport.imageToViewportCoordinates(272, 520)"
     tab.evaluate("viewer.viewport.zoomTo(viewer.viewport.imageToViewportZoom(8), null, true)")
     tab.evaluate(f"viewer.viewport.panTo({centre}, true)")
@@ -126,6 +127,7 @@ def test_levels_are_shown_one_by_one(page: tuple[Any, str], tmp_path: Path) -> N
     assert tint[0] > tint[1] + 30 > 60
     tab.locator("#level").select_option("tile")
     assert tab.locator("main .place").count() == 2
+    assert tab.locator("#imaging ol > li").count() == 2
 
 
 def test_absent_evidence_is_explained(page: tuple[Any, str]) -> None:

@@ -62,9 +62,10 @@ function select(at) {
   }
 }
 
+const atLevel = (part) => page.level.value === ALL || part.level === page.level.value;
+
 function placesHere() {
-  const level = page.level.value;
-  return evidence.instances.filter((each) => each.slide_id === slide && (level === ALL || each.level === level));
+  return evidence.instances.filter((each) => each.slide_id === slide && atLevel(each));
 }
 
 function listLevels() {
@@ -161,7 +162,7 @@ function featureRow(part, largest) {
 function drawLists() {
   const places = placesHere().slice(0, Number(page.most.max));
   const kinds = {
-    imaging: evidence.items.length ? evidence.items.filter((item) => item.kind === "imaging") : places,
+    imaging: evidence.items.length ? evidence.items.filter((item) => item.kind === "imaging" && atLevel(item)) : places,
     omics: evidence.items.filter((item) => item.kind === "omics"),
     clinical: evidence.items.filter((item) => item.kind === "clinical"),
   };
