@@ -74,7 +74,7 @@ def _tile_encoder_stage(config: CohortConfig) -> CohortStage:
         outputs=(TILE_ENCODER,),
         upstream=("slide", "tissue", *_splits(config)),
         group="imaging",
-        code_version="1",
+        code_version="2",
         description="ViT-256 of HIPT, pre-trained by DINO on the cohort's tiles, straight from "
         "the slides and without labels.",
         kinds=frozenset({"pytorch", "mlflow"}),
@@ -116,7 +116,7 @@ def _region_encoder_stage(config: CohortConfig) -> CohortStage:
             *_splits(config),
         ),
         group="imaging",
-        code_version="1",
+        code_version="2",
         description="ViT-4K of HIPT, pre-trained by DINO on the cohort's grids of tile tokens, "
         "without labels.",
         kinds=frozenset({"pytorch", "mlflow"}),
@@ -183,7 +183,7 @@ def _pretrain(job: Job, asset: str, prepare: Callable[[Job], LevelTraining]) -> 
         "processes": world,
         **{f"last_{key}": round(value, 4) for key, value in asdict(last).items()},
     }
-    return Produced({"pth": digest}, shown, (_not_collapsed(last, training.level),))
+    return Produced({"pth": digest}, shown, (_not_collapsed(last),))
 
 
 def _facts(job: Job, asset: str) -> "RunFacts":
@@ -212,11 +212,11 @@ def _curve(epoch: "Epoch") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=["curve", "epoch", "value"])
 
 
-def _not_collapsed(last: "Epoch", level: TileDinoConfig | RegionDinoConfig) -> Check:
+def _not_collapsed(last: "Epoch") -> Check:
     return Check(
         NOT_COLLAPSED,
-        not last.collapsed(level.prototypes),
+        not last.collapsed,
         "all pictures look alike to the teacher, or its outputs say nothing: lower the "
         "temperature or the rate",
-        {"entropy": last.entropy, "spread": last.spread},
+        {"entropy": last.entropy, "spread": last.spread, "information": last.information},
     )
