@@ -7,7 +7,7 @@ dict per level is stored and registered; the curve of the training grows in MLfl
 import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ from mm_assets.cohort.config import (
     TileDinoConfig,
     mm_home,
 )
+from mm_assets.resources.store import COHORT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,7 +154,7 @@ def _pretrain(job: Job, asset: str, prepare: Callable[[Job], LevelTraining]) -> 
     folder = mm_home() / "training" / config.cohort / asset
     checkpoint = folder / fingerprint.replace(":", "-") / "dino.pt"
     training, tracking = prepare(job), job.workspace.tracking
-    facts, epochs = _facts(job, asset), training.level.epochs
+    facts, epochs = _facts(job, asset, training), training.level.epochs
     progress = Progress(f"{config.cohort}/{asset}", epochs, job.workspace.log)
     with tracking.live_run(facts) as run:
 
@@ -186,10 +187,19 @@ def _pretrain(job: Job, asset: str, prepare: Callable[[Job], LevelTraining]) -> 
     return Produced({"pth": digest}, shown, (_not_collapsed(last),))
 
 
-def _facts(job: Job, asset: str) -> "RunFacts":
+def _facts(job: Job, asset: str, training: LevelTraining) -> "RunFacts":
+    """What MLflow is told: of slides and what is made of them, those that are learned from."""
+    from mm_assets.resources.lineage import lineage_of_provenance, to_json
     from mm_assets.resources.model_run import RunFacts
 
-    provenance, cohort = job.provenance[asset], job.workspace.config.cohort
+    learned = {COHORT, *(source.name for source in training.sources)}
+    made_of, cohort = job.provenance[asset], job.workspace.config.cohort
+    inputs = {
+        upstream: {name: version for name, version in versions.items() if name in learned}
+        for upstream, versions in made_of.inputs.items()
+    }
+    provenance = replace(made_of, inputs=inputs)
+    lineage = lineage_of_provenance(job.workspace.store, cohort, provenance)
     return RunFacts(
         cohort=cohort,
         task=SSL,
@@ -200,6 +210,7 @@ def _facts(job: Job, asset: str) -> "RunFacts":
         upstream=provenance.inputs,
         splits_digest="",
         parameters=provenance.parameters,
+        lineage=to_json(lineage),
     )
 
 
