@@ -5,6 +5,7 @@ fitted on all patients of the task, with its whole lineage.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -241,11 +242,10 @@ def _log_model(
     lineage = lineage_of_provenance(store, cohort, job.provenance[name])
     return job.workspace.tracking.log_model(
         ModelRun(
-            **vars(run_facts(job, task, name)),
+            **vars(replace(run_facts(job, task, name), lineage=to_json(lineage))),
             predictor=final,
             input_example=example,
             trained=trained,
-            lineage=to_json(lineage),
             trials=trials,
             live=live,
         )

@@ -7,7 +7,7 @@ dict per level is stored and registered; the curve of the training grows in MLfl
 import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ from mm_assets.cohort.config import (
     TileDinoConfig,
     training_folder,
 )
+from mm_assets.resources.store import COHORT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +81,7 @@ def _tile_encoder_stage(config: CohortConfig) -> CohortStage:
         outputs=(TILE_ENCODER,),
         upstream=("slide", "tissue", *_splits(config)),
         group="imaging",
-        code_version="1",
+        code_version="2",
         description=DESCRIPTIONS[TILE_ENCODER],
         kinds=frozenset({"pytorch", "mlflow"}),
         compute=Compute(gpu=1, cpu=8, memory_gib=32),
@@ -122,7 +123,7 @@ def _region_encoder_stage(config: CohortConfig) -> CohortStage:
             *_splits(config),
         ),
         group="imaging",
-        code_version="1",
+        code_version="2",
         description=DESCRIPTIONS[REGION_ENCODER],
         kinds=frozenset({"pytorch", "mlflow"}),
         compute=Compute(gpu=1, cpu=4, memory_gib=16),
@@ -159,7 +160,7 @@ def _pretrain(job: Job, asset: str, prepare: Callable[[Job], LevelTraining]) -> 
     folder = training_folder(config.cohort, asset)
     checkpoint = folder / fingerprint.replace(":", "-") / "dino.pt"
     training, tracking = prepare(job), job.workspace.tracking
-    facts, epochs = _facts(job, asset), training.level.epochs
+    facts, epochs = _facts(job, asset, training), training.level.epochs
     progress = Progress(f"{config.cohort}/{asset}", epochs, job.workspace.log)
     with tracking.live_run(facts) as run:
 
@@ -192,13 +193,22 @@ def _pretrain(job: Job, asset: str, prepare: Callable[[Job], LevelTraining]) -> 
         render_encoder_card(registered.name, registered.version, DESCRIPTIONS[asset], learnt),
     )
     shown = {"registered_model": registered.name, "version": registered.version, **learnt}
-    return Produced({"pth": digest}, shown, (_not_collapsed(last, training.level),))
+    return Produced({"pth": digest}, shown, (_not_collapsed(last),))
 
 
-def _facts(job: Job, asset: str) -> "RunFacts":
+def _facts(job: Job, asset: str, training: LevelTraining) -> "RunFacts":
+    """What MLflow is told: of slides and what is made of them, those that are learned from."""
+    from mm_assets.resources.lineage import lineage_of_provenance, to_json
     from mm_assets.resources.model_run import RunFacts
 
-    provenance, cohort = job.provenance[asset], job.workspace.config.cohort
+    learned = {COHORT, *(source.name for source in training.sources)}
+    made_of, cohort = job.provenance[asset], job.workspace.config.cohort
+    inputs = {
+        upstream: {name: version for name, version in versions.items() if name in learned}
+        for upstream, versions in made_of.inputs.items()
+    }
+    provenance = replace(made_of, inputs=inputs)
+    lineage = lineage_of_provenance(job.workspace.store, cohort, provenance)
     return RunFacts(
         cohort=cohort,
         task=SSL,
@@ -209,6 +219,7 @@ def _facts(job: Job, asset: str) -> "RunFacts":
         upstream=provenance.inputs,
         splits_digest="",
         parameters=provenance.parameters,
+        lineage=to_json(lineage),
     )
 
 
@@ -221,11 +232,11 @@ def _curve(epoch: "Epoch") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=["curve", "epoch", "value"])
 
 
-def _not_collapsed(last: "Epoch", level: TileDinoConfig | RegionDinoConfig) -> Check:
+def _not_collapsed(last: "Epoch") -> Check:
     return Check(
         NOT_COLLAPSED,
-        not last.collapsed(level.prototypes),
+        not last.collapsed,
         "all pictures look alike to the teacher, or its outputs say nothing: lower the "
         "temperature or the rate",
-        {"entropy": last.entropy, "spread": last.spread},
+        {"entropy": last.entropy, "spread": last.spread, "information": last.information},
     )

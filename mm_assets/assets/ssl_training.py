@@ -17,6 +17,7 @@ from mm_assets.assets.stage import Job, Workspace
 from mm_assets.assets.tiles import HIPT_TILES, stored_plan
 from mm_assets.assets.trained_weights import TILE_ENCODER, weights_path
 from mm_assets.cohort.config import RegionDinoConfig, TileDinoConfig
+from mm_assets.cohort.problems import CohortError, Problem
 from mm_assets.resources.store import ArtefactRef
 
 if TYPE_CHECKING:
@@ -85,15 +86,25 @@ class Part:
 
 
 def excluded_patients(job: Job) -> set[str]:
-    """Test patients of the folds that pre-training must not see."""
+    """Test patients of the folds that pre-training must not see.
+
+    Raises
+    ------
+    CohortError
+        When there is no such fold.
+    """
     config = job.workspace.config
     excluded: set[str] = set()
     for task in config.tasks:
         folds = config.ssl.exclude_folds.get(task.name, [])
         if folds:
             splits = read_table(job, splits_name(task))
-            test = (splits["role"] == "test") & (splits["repeat"] == 0)
-            excluded |= set(splits.loc[test & splits["fold"].isin(folds), "patient_id"])
+            tests = splits[(splits["role"] == "test") & (splits["repeat"] == 0)]
+            if absent := sorted(set(folds) - set(tests["fold"])):
+                what = f"{task.name} has no folds {absent}: their patients would not be left out"
+                fix = f"its folds are {sorted(set(tests['fold']))}, counted from 0"
+                raise CohortError([Problem("ssl.exclude_folds", what, fix)])
+            excluded |= set(tests.loc[tests["fold"].isin(folds), "patient_id"])
     return excluded
 
 

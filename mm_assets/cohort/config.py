@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -194,6 +194,12 @@ class _DinoConfig(_Strict):
     temperature: float = Field(0.04, gt=0, description="Of the teacher.")
     prototypes: int = Field(65_536, ge=2)
     hidden: int = Field(2048, ge=1, description="Width of the head's inner layers.")
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Self:
+        if self.batch % self.accumulate:
+            raise ValueError("batch must be a multiple of accumulate")
+        return self
 
 
 class TileDinoConfig(_DinoConfig):

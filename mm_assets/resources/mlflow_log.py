@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm_assets.resources.model_run import FINGERPRINT_TAG, ModelRun
+from mm_assets.resources.model_run import FINGERPRINT_TAG, ModelRun, RunFacts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
 
-def log_params(client: MlflowClient, run_id: str, run: ModelRun) -> None:
+def log_params(client: MlflowClient, run_id: str, run: RunFacts) -> None:
     """The run's parameters, JSON where they are no text."""
     from mlflow.entities import Param
 

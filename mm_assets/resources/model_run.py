@@ -49,6 +49,8 @@ class RunFacts:
         Hyper-parameters and settings, JSON values.
     weights
         Stamp of the encoder weights, e.g. ``resnet50 random:0``.
+    lineage
+        Tree down to slide digests (`mm_assets.resources.lineage.to_json`).
     """
 
     cohort: str
@@ -61,6 +63,7 @@ class RunFacts:
     splits_digest: str
     parameters: dict[str, JSON]
     weights: str = ""
+    lineage: dict[str, JSON] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -93,33 +96,6 @@ class RunFacts:
             },
         }
 
-
-@dataclass(frozen=True, kw_only=True)
-class ModelRun(RunFacts):
-    """One trained model and everything that must be known about it.
-
-    Attributes
-    ----------
-    predictor, input_example
-        The final model and a few rows it accepts.
-    trained
-        Patients that `predictor` was fitted to; empty: not known.
-    lineage
-        Tree down to slide digests (`mm_assets.resources.lineage.to_json`).
-    trials
-        What tuning tried, each row a run nested in this one: columns model, repeat, fold, trial,
-        gain (score on inner folds), seconds, then settings. None or empty without tuning.
-    live
-        Id of the run that `Tracking.live_run` opened for the training; None opens one.
-    """
-
-    predictor: Predictor
-    input_example: "pd.DataFrame"
-    trained: Sequence[str] = ()
-    lineage: dict[str, JSON] = field(default_factory=dict)
-    trials: "pd.DataFrame | None" = None
-    live: str | None = None
-
     def files(self) -> dict[str, bytes]:
         """Path in the run's artefacts -> content."""
         import pandas as pd
@@ -132,14 +108,45 @@ class ModelRun(RunFacts):
             ],
             columns=["asset", "name", "data_version"],
         )
+        return {
+            "lineage/lineage.json": json.dumps(self.lineage).encode(),
+            "lineage/inputs.csv": inputs.to_csv(index=False).encode(),
+            "parameters.json": json.dumps(self.parameters, indent=2).encode(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRun(RunFacts):
+    """One trained model and everything that must be known about it.
+
+    Attributes
+    ----------
+    predictor, input_example
+        The final model and a few rows it accepts.
+    trained
+        Patients that `predictor` was fitted to; empty: not known.
+    trials
+        What tuning tried, each row a run nested in this one: columns model, repeat, fold, trial,
+        gain (score on inner folds), seconds, then settings. None or empty without tuning.
+    live
+        Id of the run that `Tracking.live_run` opened for the training; None opens one.
+    """
+
+    predictor: Predictor
+    input_example: "pd.DataFrame"
+    trained: Sequence[str] = ()
+    trials: "pd.DataFrame | None" = None
+    live: str | None = None
+
+    def files(self) -> dict[str, bytes]:
+        import pandas as pd
+
         tables = {} if self.trials is None or self.trials.empty else {"trials.csv": self.trials}
         if self.trained:
             tables[TRAINING_PATIENTS] = pd.DataFrame({"patient_id": list(self.trained)})
         return {
-            "lineage/lineage.json": json.dumps(self.lineage).encode(),
+            **super().files(),
             "input_example.csv": self.input_example.to_csv(index=False).encode(),
-            "parameters.json": json.dumps(self.parameters, indent=2).encode(),
-            "lineage/inputs.csv": inputs.to_csv(index=False).encode(),
             **{name: table.to_csv(index=False).encode() for name, table in tables.items()},
         }
 

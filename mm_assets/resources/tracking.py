@@ -102,7 +102,8 @@ class Tracking(dg.ConfigurableResource):
         with self._exclusive():
             version = self._version_with(client, facts.name, facts.fingerprint())
             if version is None:
-                log_files(client, run_id, {file: weights})
+                log_params(client, run_id, facts)
+                log_files(client, run_id, {file: weights, **facts.files()})
                 _ensure_registered_model(client, facts.name)
                 source = f"{client.get_run(run_id).info.artifact_uri}/{file}"
                 version = client.create_model_version(

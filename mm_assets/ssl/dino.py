@@ -58,12 +58,14 @@ class Distillation:
     loss
         Cross-entropy of the student under the teacher in nats, over all pairs of different crops.
     entropy
-        Of the teacher's distributions in nats, their mean. Both 0 and the logarithm of the number
-        of prototypes, constant over pictures, are collapse.
+        Of the teacher's distributions in nats, their mean.
+    mean
+        Mean of the teacher's distributions, [prototypes].
     """
 
     loss: Tensor
     entropy: Tensor
+    mean: Tensor
 
 
 class Loss(nn.Module):
@@ -124,8 +126,9 @@ class Loss(nn.Module):
             for other, guess in enumerate(guesses)
             if at != other
         ]
-        entropy = torch.stack([torch.special.entr(target).sum(-1).mean() for target in targets])
-        return Distillation(torch.stack(pairs).mean(), entropy.mean())
+        entropy = torch.stack([entropy_of(target).mean() for target in targets])
+        mean = torch.stack([target.mean(0) for target in targets])
+        return Distillation(torch.stack(pairs).mean(), entropy.mean(), mean.mean(0))
 
     @torch.no_grad()
     def follow(self, teacher: Sequence[Tensor]) -> None:
@@ -135,6 +138,11 @@ class Loss(nn.Module):
             distributed.all_reduce(mean)
             mean /= distributed.get_world_size()
         self.centre.lerp_(mean, 1 - self.inertia)
+
+
+def entropy_of(distributions: Tensor) -> Tensor:
+    """In nats, shape [..., prototypes] to [...]."""
+    return torch.special.entr(distributions).sum(-1)
 
 
 @torch.no_grad()

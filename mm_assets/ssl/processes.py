@@ -52,7 +52,10 @@ def _other(number: int, train: Train[T], world: int, meeting: str) -> None:
 
 
 def _in_group(train: Train[T], rank: int, world: int, meeting: str) -> T:
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "nccl"
+        torch.cuda.set_device(rank)  # NCCL exchanges objects on the process's present device.
     distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=world)
     try:
         return train(rank, world)

@@ -22,7 +22,7 @@ from torch import Generator, Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mm_assets.models.checkpoint import Checkpoint
-from mm_assets.ssl.dino import Head, Loss, follow_student
+from mm_assets.ssl.dino import Head, Loss, entropy_of, follow_student
 from mm_assets.ssl.schedules import Cosine
 from mm_assets.ssl.stream import Pictures, Stream
 
@@ -32,6 +32,7 @@ OnEpoch = Callable[["Epoch"], None]
 GLOBAL_CROPS = 2
 REFERENCE_BATCH = 256
 LARGEST_GRADIENT = 3.0
+LEAST_SPREAD, LEAST_INFORMATION = 0.05, 0.01
 CPU = torch.device("cpu")
 
 
@@ -77,16 +78,22 @@ class Epoch:
     spread
         Standard deviation of the teacher's features over the pictures of a batch, as a share of
         their root mean square: 0 when every picture has the same.
+    information
+        What the teacher's outputs tell of which picture they are of, in nats: entropy of the mean
+        distribution of a step less the mean entropy. 0 in both collapses that the paper knows, one
+        prototype everywhere and all alike.
     """
 
     epoch: int
     loss: float
     entropy: float
     spread: float
+    information: float
 
-    def collapsed(self, prototypes: int) -> bool:
-        """Whether all pictures look alike to the teacher, or its outputs say nothing."""
-        return self.spread < 0.05 or self.entropy > 0.999 * math.log(prototypes)
+    @property
+    def collapsed(self) -> bool:
+        """Whether all pictures look alike to the teacher, or its outputs say nothing of them."""
+        return self.spread < LEAST_SPREAD or self.information < LEAST_INFORMATION
 
 
 @dataclass(frozen=True)
@@ -180,12 +187,13 @@ class Pretraining:
         curve = self._resumed()
         for epoch in range(len(curve), self._parameters.epochs):
             curve.append(self._run_epoch(epoch))
+            self._stream.lost = self._lost()
             if self._checkpoint and self._rank == 0:
                 self._checkpoint.save(self._state(curve))
             self._on_epoch(curve[-1])
         backbone = self._teacher.backbone.state_dict()
         weights = {name: tensor.cpu() for name, tensor in backbone.items()}
-        return Pretrained(weights, tuple(curve), self._lost())
+        return Pretrained(weights, tuple(curve), self._stream.lost)
 
     def _run_epoch(self, epoch: int) -> Epoch:
         generator = Generator().manual_seed(
@@ -198,12 +206,12 @@ class Pretraining:
         cropped = self._cropped_ahead(batches, generator)
         with _one_core_left():
             made = [self._step(first + at, parts) for at, parts in enumerate(cropped)]
-        loss, entropy, spread = self._shared(torch.stack(made).mean(0)).tolist()
+        loss, entropy, spread, information = self._shared(torch.stack(made).mean(0)).tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss of epoch {epoch} is {loss}: lower the rate of ssl's settings"
             )
-        return Epoch(epoch, loss, entropy, spread)
+        return Epoch(epoch, loss, entropy, spread, information)
 
     def _cropped_ahead(
         self, batches: Iterator[Pictures], generator: Generator
@@ -224,37 +232,45 @@ class Pretraining:
             yield waiting.popleft().result()
 
     def _step(self, step: int, parts: list[list[Tensor]]) -> Tensor:
-        """One step; loss, entropy and spread, shape [3]."""
+        """One step; loss, entropy, spread and information, shape [4]."""
         for group, decay in zip(
             self._optimizer.param_groups, (self._decay.at(step), 0), strict=True
         ):
             group["lr"], group["weight_decay"] = self._rate.at(step), decay
         self._optimizer.zero_grad()
         outputs: list[Tensor] = []
-        made = []
+        made, means = [], []
         for number, crops in enumerate(parts):
             with self._in_step(last=number == len(parts) - 1):
-                facts, teacher = self._distil(crops, step, len(parts))
+                facts, mean, teacher = self._distil(crops, len(parts))
             outputs += teacher
             made.append(facts)
+            means.append(mean)
         if step < self._stream.steps:  # The paper holds the last layer for the first epoch.
             self._student.head.prototypes.grad = None
         nn.utils.clip_grad_norm_(self._student.parameters(), LARGEST_GRADIENT)
         self._optimizer.step()
         self._loss.follow(outputs)
         follow_student(self._teacher, self._student, self._momentum.at(step))
-        return torch.stack(made).mean(0)
+        loss, entropy, spread = torch.stack(made).mean(0)
+        information = entropy_of(torch.stack(means).mean(0)) - entropy
+        return torch.stack([loss, entropy, spread, information])
 
-    def _distil(self, crops: list[Tensor], step: int, parts: int) -> tuple[Tensor, list[Tensor]]:
-        """Add the gradients of a part; loss, entropy and spread, and the teacher's outputs."""
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+    def _distil(self, crops: list[Tensor], parts: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Add the gradients of a part; loss, entropy and spread, the teacher's mean and outputs."""
+        with self._mixed():
             with torch.no_grad():
                 teacher, features = self._teacher(crops[:GLOBAL_CROPS])
             student, _ = self._parallel(crops)
         made = self._loss(student, teacher, self._parameters.temperature)
         (made.loss / parts).backward()
         spread = (features.float().var(0).sum() / features.float().pow(2).mean(0).sum()).sqrt()
-        return torch.stack([made.loss.detach(), made.entropy, spread]), teacher
+        return torch.stack([made.loss.detach(), made.entropy, spread]), made.mean, teacher
+
+    def _mixed(self) -> AbstractContextManager[None]:
+        """Products in bfloat16 on a GPU; weights, losses and normalization stay float32."""
+        kind = self._device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
 
     def _in_step(self, last: bool) -> AbstractContextManager[None]:
         """Gradients meet once a step, not once a part."""
@@ -282,6 +298,7 @@ class Pretraining:
             "optimizer": self._optimizer.state_dict(),
             "loss": self._loss.state_dict(),
             "curve": [asdict(epoch) for epoch in curve],
+            "lost": self._stream.lost,
         }
 
     def _resumed(self) -> list[Epoch]:
@@ -292,6 +309,7 @@ class Pretraining:
         self._teacher.load_state_dict(state["teacher"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._loss.load_state_dict(state["loss"])
+        self._stream.lost = state["lost"]
         curve = [Epoch(**epoch) for epoch in state["curve"]]
         for epoch in curve:
             self._on_epoch(epoch)

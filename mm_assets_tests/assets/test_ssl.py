@@ -1,5 +1,11 @@
 """A cohort that trains its own HIPT, through Dagster, from slides to regions."""
 
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -7,13 +13,21 @@ import pyarrow as pa
 import pytest
 import torch
 
+from mm_assets.assets.cohort_level import run_cohort_stage, upstream_receipts
 from mm_assets.assets.graph import cohort_stages
 from mm_assets.assets.hipt import load_levels
+from mm_assets.assets.omics import table_stages, task_table_stages
+from mm_assets.assets.ssl_training import Part, excluded_patients, tile_training
+from mm_assets.assets.stage import CohortStage, Job, Workspace
 from mm_assets.cli import workspace
 from mm_assets.cohort.loading import load_config
 from mm_assets.cohort.problems import CohortError
 from mm_assets.encoders.weights import load_weights
-from mm_assets_tests.cohorts import Cohort, make_cohort, patient_ids
+from mm_assets.resources.digest import bytes_digest, canonical_json
+from mm_assets.resources.lineage import resolve, to_json
+from mm_assets.resources.receipts import Receipt
+from mm_assets.resources.tracking import RegisteredModel
+from mm_assets_tests.cohorts import Cohort, make_cohort, patient_ids, slide_name
 
 PATIENTS = 6
 IMAGING = {"weights": "random:0", "tile_px": 64, "region_px": 192}
@@ -28,22 +42,25 @@ SMALL = {
     "depth": 1,
 }
 SSL = {
-    "tiles": {**SMALL, "width": 24, "global_px": 48, "local_px": 32},
+    "tiles": {**SMALL, "epochs": 12, "width": 24, "global_px": 48, "local_px": 32},
     "regions": {**SMALL, "width": 12, "batch": 4},
     "exclude_folds": {"survival": [0]},
 }
 
 
-def test_a_cohort_trains_its_own_encoders(home: Path, tmp_path: Path) -> None:
+def test_a_cohort_trains_its_own_encoders_though_killed(home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cohorts" / "tiny"
     yaml = make_cohort(folder, PATIENTS, hipt=HIPT, imaging=IMAGING, ssl=SSL)
     wanted = ["slide", "tissue", "clinical", "splits_survival", "tile_encoder"]
     wanted += ["tile_embeddings_hipt", "region_encoder", "hipt_embeddings"]
     options = [option for asset in wanted for option in ("--select", asset)]
-    Cohort(yaml, home).mm("materialize", "tiny", *options)
+    cohort = Cohort(yaml, home)
+    _kill_in_training(cohort, options)
+    cohort.mm("materialize", "tiny", *options)
     space = workspace(str(yaml))
     receipts = {name: space.receipts.read("tiny", name, "cohort") for name in wanted[-4::2]}
-    _check_exclusion(home, receipts["tile_encoder"])
+    left_in = _check_exclusion(home, receipts["tile_encoder"])
+    _check_curve(space, tmp_path)
     _check_weights(home, "tile_encoder", "hipt", 24)
     _check_weights(home, "region_encoder", "hipt_4k", 12)
     regions = pa.ipc.open_file(home / "store" / "tiny" / "hipt_embeddings" / "P000-S1.arrow")
@@ -56,21 +73,81 @@ def test_a_cohort_trains_its_own_encoders(home: Path, tmp_path: Path) -> None:
         registered = space.tracking.version(f"tiny.ssl.{name}")
         stored = (home / "store" / "tiny" / name / "cohort.pth").read_bytes()
         assert space.tracking.read_file(registered.run_id, f"{name}.pth") == stored
-        tags = space.tracking.notes(registered)
-        assert tags["mm.upstream.slide"].startswith("sha256:")
         version = space.tracking._client().get_model_version(registered.name, "1")
         assert version.description.startswith(f"# tiny.ssl.{name} version 1\n")
         assert f"- slides: {receipt.metadata['slides']}\n" in version.description
+        _check_slides(space, registered, left_in)
+    made_of = to_json(resolve("tiny.ssl.tile_encoder", space.store, space.tracking))["nodes"]
+    assert {node["name"] for node in made_of.values() if node["asset"] == "slide"} == left_in
     assert load_levels(space, "cpu").white.shape == (24,)
     assert not (home / "training" / "tiny" / "tile_encoder").exists()
 
 
-def _check_exclusion(home: Path, receipt) -> None:
+def _kill_in_training(cohort: Cohort, options: list[str]) -> None:
+    """kill -9 of `mm materialize` when the first epochs of the tiles' training are over."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "mm_assets", "materialize", "tiny", *options],
+        env=cohort.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        while not list(cohort.home.glob("training/tiny/tile_encoder/*/dino.pt")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (cohort.home / "store" / "tiny" / "tile_encoder").exists()
+
+
+def _check_curve(space: Workspace, folder: Path) -> None:
+    """The killed run is closed; the next has the curve of a training that was not interrupted."""
+    (stage,) = [each for each in cohort_stages(space.config) if each.name == "tile_encoder"]
+    assert isinstance(stage, CohortStage)
+    job = Job(space, "cohort", {}, upstream_receipts(stage, space), "")
+    whole = Part(tile_training(job), folder / "whole.pt", None)(0, 1)
+    client = space.tracking._client()
+    experiment = client.get_experiment_by_name("tiny.ssl")
+    runs = client.search_runs(
+        [experiment.experiment_id],
+        "attributes.run_name = 'tile_encoder'",
+        order_by=["attributes.start_time"],
+    )
+    assert [run.info.status for run in runs] == ["KILLED", "FINISHED"]
+    for name in ("loss", "entropy", "spread", "information"):
+        killed, resumed = (
+            {m.step: m.value for m in client.get_metric_history(run.info.run_id, name)}
+            for run in runs
+        )
+        assert len(killed) < len(resumed) == space.config.ssl.tiles.epochs
+        expected = {epoch.epoch: getattr(epoch, name) for epoch in whole.curve}
+        assert resumed == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def _check_exclusion(home: Path, receipt: Receipt) -> set[str]:
+    """Slides of the patients who may be learned from."""
     splits = pd.read_parquet(home / "store" / "tiny" / "splits_survival" / "cohort.parquet")
     test = (splits["fold"] == 0) & (splits["repeat"] == 0) & (splits["role"] == "test")
     left_out = set(splits.loc[test, "patient_id"])
     assert receipt.metadata["excluded_patients"] == len(left_out) > 0
-    assert receipt.metadata["slides"] == PATIENTS - len(left_out & set(patient_ids(PATIENTS)))
+    learned = [patient for patient in patient_ids(PATIENTS) if patient not in left_out]
+    left_in = {slide_name(patient).removesuffix(".tiff") for patient in learned}
+    assert receipt.metadata["slides"] == len(left_in)
+    return left_in
+
+
+def _check_slides(space: Workspace, registered: RegisteredModel, left_in: set[str]) -> None:
+    """The version names the slides it learned from by digest, and no other."""
+    logged = space.tracking.read_file(registered.run_id, "lineage/inputs.csv")
+    assert logged is not None
+    inputs = pd.read_csv(io.BytesIO(logged)).query("asset == 'slide'")
+    digests = {
+        slide: receipt.digest
+        for slide, receipt in space.receipts.read_all("tiny", "slide").items()
+        if slide in left_in
+    }
+    assert dict(zip(inputs["name"], inputs["data_version"], strict=True)) == digests
+    tag = space.tracking.notes(registered)["mm.upstream.slide"]
+    assert tag == bytes_digest(canonical_json(digests))
 
 
 def _check_weights(home: Path, asset: str, architecture: str, width: int) -> None:
@@ -94,6 +171,19 @@ def test_the_published_setting_is_the_default(tmp_path: Path) -> None:
     assert (tiles.prototypes, tiles.hidden, tiles.batch, tiles.epochs) == (65_536, 2048, 256, 100)
 
 
+def test_folds_that_do_not_exist_are_refused(home: Path, tmp_path: Path) -> None:
+    """Else their patients would silently be learned from."""
+    yaml = make_cohort(
+        tmp_path / "tiny", 8, slides=1, hipt=HIPT, ssl={"exclude_folds": {"survival": [1, 2]}}
+    )
+    space = workspace(str(yaml))
+    task = space.config.tasks[1]
+    for stage in [*table_stages(space.config), *task_table_stages(space.config, task)]:
+        run_cohort_stage(stage, space, "")
+    with pytest.raises(CohortError, match=r"survival has no folds \[2\].*its folds are \[0, 1\]"):
+        excluded_patients(Job(space, "cohort", {}, {}, ""))
+
+
 def test_nothing_waits_for_a_training_that_nobody_asked_for(tmp_path: Path) -> None:
     given = {**HIPT, "tile_weights": "random:1"}
     stages = cohort_stages(load_config(make_cohort(tmp_path / "tiny", 4, slides=1, hipt=given)))
@@ -110,6 +200,7 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
         "names no task": {"exclude_folds": {"nothing": [0]}},
         "multiple of 6": {"tiles": {"width": 100}},
         "multiple of 16": {"tiles": {"global_px": 100}},
+        "multiple of accumulate": {"tiles": {"accumulate": 3}},
     }
     for reason, section in refused.items():
         yaml = make_cohort(tmp_path / reason, 4, slides=1, hipt=HIPT, ssl=section)

@@ -3,10 +3,11 @@
     python -m mm_assets_tests.benchmarks.hipt_region [--regions 1] [--repeats 5]
 
 A region of 16 x 16 tiles held in memory goes through ViT-256 in one call and its tokens through
-ViT-4K; beside it the same tiles go through ViT-256 one call each. The limit is the same number of
+ViT-4K; beside it the same tiles go through ViT-256 one call each, which on a CPU keeps one core
+busy, and through its network one by one with all cores on each. The limit is the same number of
 multiplications and additions as products of large square matrices, measured on the same device in
 the same precision between the repeats, medians. Prints the time a region, the share of the limit
-that is reached, and how many times faster than one call a tile.
+that is reached, and how many times as long the other two take.
 """
 
 import argparse
@@ -34,6 +35,13 @@ def embed_region(tiles: np.ndarray, encoder: Encoder, regions: RegionEncoder) ->
     columns, rows = place % SIDE, region * SIDE + place // SIDE
     places = np.stack([columns, rows], axis=1).astype(np.int32)
     return regions.encode(token_grids(tokens, places, SIDE, np.zeros(384, np.float16))[0])
+
+
+def embed_one_by_one(tiles: np.ndarray, encoder: Encoder) -> None:
+    """All threads share each tile, and nothing else is computed beside it."""
+    with torch.inference_mode():
+        for tile in tiles:
+            encoder.network(encoder.normalized(tile[None])).cpu()
 
 
 def operations(encoder: Encoder, regions: RegionEncoder) -> float:
@@ -73,20 +81,23 @@ def main() -> None:
     shape = (choice.regions * SIDE**2, TILE, TILE, 3)
     tiles = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     embed_region(tiles[: SIDE**2], encoder, regions)
-    whole, single, rates = [], [], []
+    whole, calls, alone, rates = [], [], [], []
     for _ in range(choice.repeats):
         rates.append(arithmetic_rate(encoder.device, encoder.dtype))
         whole.append(seconds(lambda: embed_region(tiles, encoder, regions)) / choice.regions)
         some = tiles[:: len(tiles) // 64]
         each = seconds(lambda some=some: [encoder.encode(tile[None]) for tile in some])
-        single.append(each / len(some) * SIDE**2)
+        calls.append(each / len(some) * SIDE**2)
+        each = seconds(lambda some=some: embed_one_by_one(some, encoder))
+        alone.append(each / len(some) * SIDE**2)
     took = statistics.median(whole)
     limit = operations(encoder, regions) / statistics.median(rates)
     print(f"{encoder.device}, {encoder.dtype}, {torch.get_num_threads()} threads")
     print(f"one pass: {took:.3f} s a region, {SIDE**2 / took:.1f} tiles/s")
     print(f"arithmetic limit: {limit:.3f} s a region; reached {limit / took:.2f}")
-    print(f"a tile at a time: {statistics.median(single):.3f} s a region, ", end="")
-    print(f"{statistics.median(single) / took:.2f} times as long")
+    for way, times in {"one call a tile": calls, "all cores on each tile": alone}.items():
+        longer = statistics.median(times) / took
+        print(f"{way}: {statistics.median(times):.3f} s a region, {longer:.2f} times as long")
 
 
 if __name__ == "__main__":

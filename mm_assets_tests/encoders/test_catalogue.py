@@ -94,7 +94,8 @@ def test_mm_encoders_says_what_is_here_and_what_to_do(home: Path):
     todo = found["virchow"]["todo"]
     assert todo.startswith("accept the licence at huggingface.co/paige-ai/Virchow")
     assert todo.endswith(str(folder / "virchow"))
-    assert (found["hipt"]["dimension"], found["hipt"]["input_px"]) == (384, 256)
+    hipt = found["hipt"]
+    assert (hipt["dimension"], hipt["input_px"], hipt["mpp"]) == (384, 256, 0.5)
     assert "CC BY-NC-ND" in _run("encoders")
 
 
