@@ -27,6 +27,7 @@ from dagster_pipes import (
 
 from mm_assets.assets.cohort_level import judge_trial, run_cohort_stage
 from mm_assets.assets.graph import cohort_stages
+from mm_assets.assets.made import pack
 from mm_assets.assets.partitions import SlideOutcome, SlideRun
 from mm_assets.assets.stage import CohortStage, SlideStage, Stage, Workspace
 from mm_assets.cohort.config import CohortConfig
@@ -94,7 +95,10 @@ def _work_on_slides(
     stage: SlideStage, workspace: Workspace, order: Mapping[str, Any], pipes: PipesContext
 ) -> None:
     def tell(outcome: SlideOutcome) -> None:
-        pipes.report_custom_message({"slide": outcome.slide, "reason": outcome.reason})
+        shown = {asset: pack(made.metadata) for asset, made in outcome.produced.items()}
+        pipes.report_custom_message(
+            {"slide": outcome.slide, "reason": outcome.reason, "shown": shown}
+        )
 
     run = SlideRun(stage, workspace, order["assets"], pipes.run_id)
     run.outcomes(order["slides"], tell=tell)

@@ -30,6 +30,7 @@ SAGEMAKER = {
 }
 TASKS, JOBS = "ecs-tasks.amazonaws.com", "sagemaker.amazonaws.com"
 PRINTED = "logs/compute_logs/*"
+MLFLOW_LOGIN = "mm-assets/mlflow-admin"  # Secrets Manager adds a suffix to the name
 
 
 class Roles(Construct):
@@ -120,12 +121,14 @@ class Roles(Construct):
         return role
 
     def _job(self) -> iam.Role:
-        """A SageMaker job: reads slides, writes artefacts."""
+        """A SageMaker job: reads slides, writes artefacts, logs in to MLflow."""
         role = self._role("job", JOBS)
         self._objects(role, READ, "slides/*", "store/*")
         self._objects(role, WRITE, "store/*")
         images = [repository.repository_arn for repository in self.storage.repositories.values()]
         self._allow(role, ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], images)
+        login = self._arn("secretsmanager", f"secret:{MLFLOW_LOGIN}-*")
+        self._allow(role, ["secretsmanager:GetSecretValue"], [login])
         self._allow(role, ["ecr:GetAuthorizationToken", "cloudwatch:PutMetricData"], ["*"])
         self._allow(role, ["logs:CreateLogStream", "logs:PutLogEvents"], self._job_logs())
         interfaces = ("Create", "Delete", "Describe")

@@ -11,7 +11,7 @@ from aws_cdk import aws_servicediscovery as discovery
 from constructs import Construct
 from database import PORT, Database
 from network import Network
-from roles import Roles
+from roles import MLFLOW_LOGIN, Roles
 from settings import REGION, Stage
 from storage import Storage
 
@@ -49,7 +49,8 @@ class Services(Construct):
             ),
         )
         self.admin = self._secret(
-            "mlflow-admin", "What operators and services log in to MLflow with."
+            MLFLOW_LOGIN.removeprefix("mm-assets/"),
+            "What operators and services log in to MLflow with.",
         )
         self.signing = self._secret("mlflow-signing", "MLflow's key for sessions.")
         self.web = self._service("web", roles.web, [*WEB], 3000, "/server_info")
@@ -161,6 +162,7 @@ class Services(Construct):
             "MM_SAGEMAKER_IMAGE": self.storage.repositories["gpu-worker"].repository_uri_for_digest(
                 self.stage.digests["gpu-worker"]
             ),
+            "MM_SAGEMAKER_MLFLOW_SECRET": MLFLOW_LOGIN,
             "MM_SAGEMAKER_REGISTRY": "1",
             "MM_SAGEMAKER_ROLE": self.roles.job.role_arn,
             "MM_SAGEMAKER_SECURITY_GROUPS": self.network.workers.security_group_id,

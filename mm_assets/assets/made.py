@@ -1,4 +1,4 @@
-"""What a whole-cohort stage made, and how a job that made it elsewhere tells of it."""
+"""What a whole-cohort stage made, and how a job that made something elsewhere tells of it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
@@ -21,9 +21,9 @@ class Made(NamedTuple):
         """As JSON; pictures and tables among the metadata go with it."""
         message: dict[str, Any] = {"receipt": self.receipt.to_json().decode()}
         if self.produced is not None:
-            message["metadata"] = _packed(self.produced.metadata)
+            message["metadata"] = pack(self.produced.metadata)
             message["checks"] = [
-                [check.name, check.passed, check.note, _packed(check.metadata)]
+                [check.name, check.passed, check.note, pack(check.metadata)]
                 for check in self.produced.checks
             ]
         return message
@@ -35,18 +35,20 @@ class Made(NamedTuple):
         if "metadata" not in message:
             return cls(receipt, None)
         checks = tuple(
-            Check(name, passed, note, _unpacked(metadata))
+            Check(name, passed, note, unpack(metadata))
             for name, passed, note, metadata in message["checks"]
         )
-        return cls(receipt, Produced(receipt.outputs, _unpacked(message["metadata"]), checks))
+        return cls(receipt, Produced(receipt.outputs, unpack(message["metadata"]), checks))
 
 
-def _packed(metadata: Mapping[str, Any]) -> dict[str, str]:
+def pack(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Dagster's metadata as JSON; pictures and tables too."""
     values: dict[str, Any] = dict(normalize_metadata(metadata))
     return {key: serialize_value(value) for key, value in values.items()}
 
 
-def _unpacked(metadata: Mapping[str, str]) -> dict[str, MetadataValue[Any]]:
+def unpack(metadata: Mapping[str, str]) -> dict[str, MetadataValue[Any]]:
+    """Inverse of `pack`."""
     return {
         key: cast(MetadataValue[Any], deserialize_value(value)) for key, value in metadata.items()
     }

@@ -157,7 +157,7 @@ class SlideRun:
             recorded=self._recorded,
         )
 
-    def _recorded(self, slide: str) -> SlideOutcome | None:
+    def _recorded(self, slide: str, shown: Mapping[str, Mapping[str, Any]]) -> SlideOutcome | None:
         """The outcome of a slide that was processed elsewhere, from its receipts."""
         receipts = {a: self.receipts.read(self.cohort, a, slide) for a in self.assets}
         made = {
@@ -171,7 +171,10 @@ class SlideRun:
         if bad:
             state: State = "quarantined" if is_quarantine(bad) else "failed"
             return SlideOutcome(slide, state, {}, {}, bad.reason)
-        produced = {asset: Produced(r.outputs, r.metadata) for asset, r in made.items()}
+        produced = {
+            asset: Produced(r.outputs, {**r.metadata, **shown.get(asset, {})})
+            for asset, r in made.items()
+        }
         return SlideOutcome(slide, "done", made, produced)
 
     def _compute_all(

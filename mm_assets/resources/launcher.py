@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from mm_assets.assets.compute import Compute, gpu_lease
 from mm_assets.assets.isolation import Loss, Work, run_here, run_isolated
 from mm_assets.assets.log import Log
-from mm_assets.assets.made import Made
+from mm_assets.assets.made import Made, unpack
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.cohort.sources import is_remote
 from mm_assets.resources.digest import bytes_digest, canonical_json
@@ -47,7 +47,8 @@ class Task:
     at_once
         Slides that are processed side by side.
     recorded
-        Outcome of a slide as its receipts have it; None where there are none of this work.
+        Outcome of a slide as its receipts have it, with further metadata by asset; None where there
+        are none of this work.
     """
 
     config: CohortConfig
@@ -60,7 +61,7 @@ class Task:
     work: Work
     isolated: bool
     at_once: int
-    recorded: Callable[[str], Any]
+    recorded: Callable[[str, Mapping[str, Mapping[str, Any]]], Any]
 
 
 @dataclass(frozen=True)
@@ -228,17 +229,18 @@ class _Waiting:
         self.task, self.finished = task, finished
         self.reasons = dict.fromkeys(task.slides, "")
 
-    def hear(self, message: Mapping[str, str]) -> None:
+    def hear(self, message: Mapping[str, Any]) -> None:
         """A job says that it is through with a slide."""
         slide = message["slide"]
         if slide in self.reasons:
             self.reasons[slide] = message["reason"]
-            self._take(slide, self.task.recorded(slide))
+            shown = {asset: unpack(told) for asset, told in message["shown"].items()}
+            self._take(slide, self.task.recorded(slide, shown))
 
     def take_finished(self) -> None:
         """Slides that a job finished without being able to say so."""
         for slide in tuple(self.reasons):
-            outcome = self.task.recorded(slide)
+            outcome = self.task.recorded(slide, {})
             if outcome is not None and outcome.state == "done":
                 self._take(slide, outcome)
 
