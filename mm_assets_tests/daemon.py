@@ -1,17 +1,22 @@
 """A real Dagster daemon for tests, in a process of its own."""
 
+import fcntl
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 T = TypeVar("T")
+_PORTS = range(20_000, 32_000)  # Linux gives out those from 32,768 on
+_locked: list[IO[str]] = []
 
 
 def environment(home: Path, cohorts: Path) -> dict[str, str]:
@@ -26,10 +31,23 @@ def environment(home: Path, cohorts: Path) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port of the loopback address that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback address that nothing listens on and no other test was given.
+
+    Servers take seconds to listen: until then a port that the system gives out may be given to
+    another process, so it is one that the system does not give out, locked as long as this
+    process lives.
+    """
+    folder = Path(tempfile.gettempdir()) / "mm_assets_ports"
+    folder.mkdir(exist_ok=True)
+    for port in random.sample(_PORTS, len(_PORTS)):
+        handle = (folder / str(port)).open("w")
+        with suppress(OSError), socket.socket() as probe:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            probe.bind(("127.0.0.1", port))
+            _locked.append(handle)
+            return port
+        handle.close()
+    raise RuntimeError("no port is free")
 
 
 @contextmanager

@@ -149,6 +149,8 @@ class SageMakerLauncher:
                 except SageMakerError as error:
                     log.warning(f"{error}; what it has not done is done anew")
                 waiting.take_finished()
+            else:
+                client.tidy(self.context, name)
         if not waiting.reasons:
             return {}
         log.info(_expected(task, len(waiting.reasons), task.at_once))

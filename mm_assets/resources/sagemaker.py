@@ -140,6 +140,12 @@ class PipesSageMakerClient(PipesClient):
         """Stop a job whose outcome nobody wants any more, and remove what is left of it."""
         _Run(self, context, name, kind, lambda message: None).stop("its inputs have changed")
 
+    def tidy(self, context: Context, name: str) -> None:
+        """Remove what is left of a processing job that is over, as after a kill at its end."""
+        job = _Run(self, context, name, PROCESSING, lambda message: None)
+        if job.is_over():
+            job.folder.clear()
+
     def service(self, name: str) -> Any:
         """The client of an AWS service."""
         return self._services[name]
@@ -268,6 +274,10 @@ class _Run:
         operation = getattr(self.sagemaker, f"{verb}_{self.kind.word.lower()}_job")
         return operation(**{f"{self.kind.word}JobName": self.name}, **request)
 
+    def is_over(self) -> bool:
+        """Whether the job has ended."""
+        return self._status(self._describe()) in _TERMINAL
+
     def _status(self, facts: Mapping[str, Any]) -> str:
         return str(facts[f"{self.kind.word}JobStatus"])
 
@@ -291,7 +301,7 @@ class _Run:
         try:
             self._call("stop")
             deadline = time.monotonic() + STOP_SECONDS
-            while self._status(self._describe()) not in _TERMINAL:
+            while not self.is_over():
                 if time.monotonic() > deadline:
                     break
                 time.sleep(self.settings.poll_seconds)
