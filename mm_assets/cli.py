@@ -54,7 +54,7 @@ def main() -> None:
 
 def _refuse_full_disk(error: Exception) -> None:
     """Say so where the disk is full: databases only say that something went wrong."""
-    from mm_assets.cohort.config import mm_home
+    from mm_assets.cohort.folders import mm_home
 
     home = mm_home()
     if not home.exists() or shutil.disk_usage(home).free >= FULL_BYTES:
@@ -308,7 +308,7 @@ def demo_create(
 def demo_run() -> None:
     """Create the demo cohort, materialize everything and print where to look."""
     from mm_assets.assets.overview import result_rows
-    from mm_assets.cohort.config import mm_home
+    from mm_assets.cohort.folders import mm_home
 
     demo_create(mm_home() / "cohorts" / "demo")
     space = workspace("demo")

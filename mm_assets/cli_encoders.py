@@ -12,7 +12,7 @@ def encoders(
 ) -> None:
     """Encoders by name: dimension, input, licence, whether the weights are here."""
     from mm_assets.cli import out, show
-    from mm_assets.cohort.config import mm_home
+    from mm_assets.cohort.folders import mm_home
     from mm_assets.encoders.catalogue import list_encoders
 
     show(list_encoders(mm_home() / WEIGHTS), as_json, "encoders")

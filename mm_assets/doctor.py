@@ -5,7 +5,7 @@ import platform
 import shutil
 
 from mm_assets.assets.compute import gpu_count
-from mm_assets.cohort.config import mm_home
+from mm_assets.cohort.folders import mm_home
 from mm_assets.cohort.loading import find_cohorts
 from mm_assets.cohort.problems import CohortError
 from mm_assets.resources.home import default_store

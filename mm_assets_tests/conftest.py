@@ -117,6 +117,15 @@ def sagemaker(
 
 
 @pytest.fixture
+def remote_store(
+    sagemaker_settings: SageMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> str:
+    """Prefix of a store on S3, in the bucket ``artefacts``."""
+    monkeypatch.setenv("MM_STORE", f"s3://artefacts/{tmp_path.name}")
+    return tmp_path.name
+
+
+@pytest.fixture
 def sagemaker_settings(sagemaker: SageMaker, monkeypatch: pytest.MonkeyPatch) -> SageMaker:
     """The server, with what the launcher reads from the environment."""
     monkeypatch.setenv("MM_SAGEMAKER_ROLE", ROLE)

@@ -15,11 +15,36 @@ from mm_assets.assets.compute import Compute
 from mm_assets.assets.stage import Workspace
 from mm_assets.resources.sagemaker import Context, PipesSageMakerClient
 from mm_assets.resources.sagemaker_request import SageMakerSettings, job_name
-from mm_assets_tests.cohorts import make_cohort, spoil_corner
+from mm_assets_tests.cohorts import (
+    make_cohort,
+    patient_ids,
+    spoil_corner,
+    write_tables,
+    write_yaml,
+)
 
 ROLE = "arn:aws:iam::123456789012:role/mm-assets-jobs"
 IMAGE = "123456789012.dkr.ecr.eu-west-2.amazonaws.com/mm-assets-worker:1"
 WORKER = Path(__file__).parent / "resources" / "pipes_worker.py"
+
+
+SURVIVAL = {
+    "name": "survival", "kind": "survival", "time": "survival_months", "event": "event",
+    "horizons": [12.0],
+}  # fmt: skip
+
+
+def keys(prefix: str) -> list[str]:
+    """Keys of the tests' bucket."""
+    found = boto3.client("s3").list_objects_v2(Bucket="artefacts", Prefix=prefix)
+    return [item["Key"] for item in found.get("Contents", [])]
+
+
+def tables_only(folder: Path, **sections: object) -> Path:
+    """YAML of a cohort of 36 patients without slides, and one task, survival."""
+    folder.mkdir()
+    write_tables(folder, patient_ids(36))
+    return write_yaml(folder, slides=None, tasks=[SURVIVAL], **sections)
 
 
 def client(root: str, **settings: Any) -> PipesSageMakerClient:

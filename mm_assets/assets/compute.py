@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import get_args
 
-from mm_assets.cohort.config import ComputeOverride, LauncherName, mm_home
+from mm_assets.cohort.config import ComputeOverride, LauncherName
+from mm_assets.cohort.folders import mm_home
 from mm_assets.resources.engine import LOCAL, engine
 
 GPU_POOL = "gpu"

@@ -21,7 +21,8 @@ from mm_assets.assets.slides import manifest_rows
 from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.assets.tiles import TILES
 from mm_assets.cohort.clinical import make_endpoint
-from mm_assets.cohort.config import CohortConfig, NetworkConfig, Task, mm_home, training_folder
+from mm_assets.cohort.config import CohortConfig, NetworkConfig, Task
+from mm_assets.cohort.folders import mm_home, training_folder
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,8 @@ import dagster as dg
 
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
-from mm_assets.cohort.config import CohortConfig, mm_home
+from mm_assets.cohort.config import CohortConfig
+from mm_assets.cohort.folders import mm_home
 from mm_assets.resources.store import ArtefactRef
 from mm_assets.wsi.errors import SlideError
 

@@ -45,8 +45,8 @@ from mm_assets.cohort.config import (
     EncoderConfig,
     RegionDinoConfig,
     TileDinoConfig,
-    training_folder,
 )
+from mm_assets.cohort.folders import training_folder
 from mm_assets.resources.store import COHORT
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.slides import manifest_rows, open_local_slide, read_mask
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, TwoSteps, Workspace
-from mm_assets.cohort.config import COHORT_WEIGHTS, CohortConfig, EncoderConfig, mm_home
+from mm_assets.cohort.config import COHORT_WEIGHTS, CohortConfig, EncoderConfig
+from mm_assets.cohort.folders import mm_home
 
 if TYPE_CHECKING:
     import numpy as np

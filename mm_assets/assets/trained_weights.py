@@ -1,7 +1,8 @@
 """Weights of HIPT that the cohort trains itself: whether it does, and where they are."""
 
 from mm_assets.assets.stage import Workspace
-from mm_assets.cohort.config import COHORT_WEIGHTS, CohortConfig, mm_home
+from mm_assets.cohort.config import COHORT_WEIGHTS, CohortConfig
+from mm_assets.cohort.folders import mm_home
 from mm_assets.files import publish
 from mm_assets.resources.store import COHORT, ArtefactRef
 

@@ -18,8 +18,8 @@ from mm_assets.cohort.config import (
     OmicsConfig,
     SurvivalTask,
     is_path,
-    mm_home,
 )
+from mm_assets.cohort.folders import mm_home
 from mm_assets.cohort.manifest import read_manifest
 from mm_assets.cohort.problems import CohortError, Problem
 from mm_assets.cohort.sources import list_files, stamps

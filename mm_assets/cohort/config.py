@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mm_assets.cohort.folders import mm_home
+
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
 ENCODER_PATTERN = (
     r"^(resnet50|resnet50_2048|hipt|uni|virchow|virchow2|gigapath|h_optimus_0"
@@ -17,22 +19,6 @@ CURVE_STEPS = 20
 COHORT_WEIGHTS = "cohort"
 LauncherName = Literal["local", "sagemaker"]
 SLIDE_ID_PATTERN = re.compile(r"^[A-Za-z0-9._-]+$")
-
-TRAINING_STATE = "MM_TRAINING_STATE"
-
-
-def mm_home() -> Path:
-    """Folder of everything the platform stores: `MM_HOME`, else `.mm` in the working directory."""
-    return Path(os.environ.get("MM_HOME", ".mm")).absolute()
-
-
-def training_folder(cohort: str, asset: str) -> Path:
-    """Folder in which a training keeps its state, so that a killed one is found again.
-
-    Below `MM_TRAINING_STATE`, else `training` under `MM_HOME`.
-    """
-    root = os.environ.get(TRAINING_STATE)
-    return (Path(root) if root else mm_home() / "training") / cohort / asset
 
 
 class _Strict(BaseModel):

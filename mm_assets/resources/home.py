@@ -7,7 +7,7 @@ from weakref import WeakSet
 
 import dagster as dg
 
-from mm_assets.cohort.config import mm_home
+from mm_assets.cohort.folders import mm_home
 from mm_assets.resources.store import ArtefactStore
 from mm_assets.resources.tracking import Tracking
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mm_assets.assets.compute import Compute
-from mm_assets.cohort.config import TRAINING_STATE
+from mm_assets.cohort.folders import TRAINING_STATE
 from mm_assets.resources.job_folder import ORDER
 
 ENTRYPOINT = ("python", "-m", "mm_assets.job")

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import dagster as dg
 from pydantic import Field
 
-from mm_assets.cohort.config import mm_home
+from mm_assets.cohort.folders import mm_home
 from mm_assets.resources.mlflow_log import log_files, log_metrics, log_params, log_trials
 from mm_assets.resources.mlflow_quiet import TRACKING_URI, hushed, quiet_mlflow
 from mm_assets.resources.model_run import (

@@ -14,38 +14,19 @@ import pytest
 
 from deploy.local.sagemaker.server import SageMaker
 from mm_assets.assets.stage import CohortStage, Workspace
-from mm_assets.cohort.config import training_folder
-from mm_assets_tests.cohorts import patient_ids, write_tables, write_yaml
+from mm_assets.cohort.folders import training_folder
 from mm_assets_tests.daemon import environment
-from mm_assets_tests.sagemaker import forget
-
-SURVIVAL = {
-    "name": "survival", "kind": "survival", "time": "survival_months", "event": "event",
-    "horizons": [12.0],
-}  # fmt: skip
+from mm_assets_tests.sagemaker import client, forget, keys, tables_only
 
 
 @pytest.fixture
 def yaml(tmp_path: Path) -> Path:
     """A cohort without slides."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    write_tables(folder, patient_ids(36))
-    return write_yaml(
-        folder,
-        slides=None,
-        tasks=[SURVIVAL],
+    return tables_only(
+        tmp_path / "tiny",
         porpoise={"models": ["snn"], "epochs": 2},
         prices={"ml.m5.large": 3600.0, "ml.g5.xlarge": 3600.0},
     )
-
-
-@pytest.fixture
-def store(sagemaker_settings: SageMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """Prefix of a store on S3."""
-    prefix = tmp_path.name
-    monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}")
-    return prefix
 
 
 def made(space: Workspace) -> dict[str, Any]:
@@ -58,7 +39,7 @@ def made(space: Workspace) -> dict[str, Any]:
 
 @pytest.mark.stress
 def test_jobs_make_what_is_made_here(
-    home: Path, yaml: Path, store: str, sagemaker_settings: SageMaker, monkeypatch: Any
+    home: Path, yaml: Path, remote_store: str, sagemaker_settings: SageMaker, monkeypatch: Any
 ) -> None:
     from mm_assets.cli import walk, workspace
 
@@ -76,7 +57,7 @@ def test_jobs_make_what_is_made_here(
     assert trained == {"clinical-cox-survival", "heec-survival", "porpoise-snn-survival"}
     (predicted,) = sagemaker_settings.jobs.values()
     assert predicted.name.startswith("mm-tiny-predictions-survival-")
-    assert keys(f"{store}/tiny/_jobs") == []
+    assert keys(f"{remote_store}/tiny/_jobs") == []
     told = shown("porpoise_snn_survival")
     assert told["instance"].value == "ml.g5.xlarge"
     assert told["gpu_seconds"].value == pytest.approx(told["seconds"].value, abs=0.01)
@@ -87,7 +68,7 @@ def test_jobs_make_what_is_made_here(
 
 
 def test_what_a_job_says_of_itself_is_told(
-    home: Path, yaml: Path, store: str, sagemaker_settings: SageMaker, monkeypatch: Any
+    home: Path, yaml: Path, remote_store: str, sagemaker_settings: SageMaker, monkeypatch: Any
 ) -> None:
     """Settings that the job refuses: its reason is the stage's."""
     from mm_assets.cli import walk, workspace
@@ -99,12 +80,12 @@ def test_what_a_job_says_of_itself_is_told(
     space.store.delete(splits)
     failures = walk(space, ["clinical_cox_survival"])
     assert "splits_survival" in failures["clinical_cox_survival"]
-    assert keys(f"{store}/tiny/_jobs") == []
+    assert keys(f"{remote_store}/tiny/_jobs") == []
 
 
 @pytest.mark.stress
 def test_a_training_that_lost_its_orchestrator_and_its_time(
-    home: Path, yaml: Path, tmp_path: Path, store: str, sagemaker_settings: SageMaker
+    home: Path, yaml: Path, tmp_path: Path, remote_store: str, sagemaker_settings: SageMaker
 ) -> None:
     """kill -9 of `mm`, adoption, the time limit, and a second job that goes on: the same model."""
     from mm_assets.cli import walk, workspace
@@ -133,12 +114,12 @@ def test_a_training_that_lost_its_orchestrator_and_its_time(
     yaml.write_text(hasty.replace("hours: 0.01", "hours: 1"))
     assert walk(workspace(str(yaml)), [name]) == {}
     assert space.receipts.read_all("tiny", name)["cohort"].outputs == whole.outputs
-    assert keys(f"{store}/tiny/_jobs") == []
+    assert keys(f"{remote_store}/tiny/_jobs") == []
     assert not training_folder("tiny", name).exists()
 
 
 def test_a_job_of_other_inputs_is_stopped(
-    home: Path, yaml: Path, store: str, sagemaker_settings: SageMaker, monkeypatch: Any
+    home: Path, yaml: Path, remote_store: str, sagemaker_settings: SageMaker, monkeypatch: Any
 ) -> None:
     from mm_assets.cli import walk, workspace
 
@@ -149,14 +130,13 @@ def test_a_job_of_other_inputs_is_stopped(
     assert walk(space, ["clinical_cox_survival"]) == {}
     assert sagemaker_settings.training[stale].status == "Stopped"
     assert len(sagemaker_settings.training) == 2
-    assert keys(f"{store}/tiny/_jobs") == []
+    assert keys(f"{remote_store}/tiny/_jobs") == []
 
 
 def leave_running(space: Workspace, stage: str) -> str:
     """A job of a stage that an orchestrator left, of inputs that are no more."""
     from mm_assets.assets.compute import Compute
     from mm_assets.resources.sagemaker_request import TRAINING, Place
-    from mm_assets_tests.sagemaker import client
 
     jobs = client(f"{space.store.uri}/tiny/_jobs/{stage}")
     name = "mm-tiny-left-0f3a-1"
@@ -180,8 +160,3 @@ def shown(asset: str) -> dict[str, Any]:
     assert event
     assert event.asset_materialization
     return dict(event.asset_materialization.metadata)
-
-
-def keys(prefix: str) -> list[str]:
-    found = boto3.client("s3").list_objects_v2(Bucket="artefacts", Prefix=prefix)
-    return [item["Key"] for item in found.get("Contents", [])]

@@ -7,19 +7,14 @@ import sys
 import time
 from pathlib import Path
 
-import boto3
 import pytest
 
 from deploy.local.sagemaker.server import SageMaker
 from mm_assets.assets.stage import Workspace
 from mm_assets.resources.store import ArtefactRef
-from mm_assets_tests.cohorts import patient_ids, write_tables, write_yaml
 from mm_assets_tests.daemon import environment
+from mm_assets_tests.sagemaker import keys, tables_only
 
-SURVIVAL = {
-    "name": "survival", "kind": "survival", "time": "survival_months", "event": "event",
-    "horizons": [12.0],
-}  # fmt: skip
 UPSTREAM = ["clinical", "omics", "splits_survival", "filtered_omics_survival"]
 STAGE = "heec_settings_survival"
 
@@ -27,36 +22,18 @@ STAGE = "heec_settings_survival"
 @pytest.fixture
 def yaml(tmp_path: Path) -> Path:
     """A cohort of few folds and variants, with searches of six trials."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    write_tables(folder, patient_ids(36))
-    return write_yaml(
-        folder,
-        slides=None,
+    return tables_only(
+        tmp_path / "tiny",
         clinical={"table": "clinical.csv", "covariates": []},
-        tasks=[SURVIVAL],
         evaluation={"folds": 2, "bootstrap": 100},
         heec={"tuning": {"trials": 6, "parallel": 2, "backend": "sagemaker"}},
     )
 
 
-@pytest.fixture
-def store(sagemaker_settings: SageMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """Prefix of a store on S3."""
-    prefix = tmp_path.name
-    monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}")
-    return prefix
-
-
-def keys(prefix: str) -> list[str]:
-    found = boto3.client("s3").list_objects_v2(Bucket="artefacts", Prefix=prefix)
-    return [item["Key"] for item in found.get("Contents", [])]
-
-
 @pytest.mark.stress
 @pytest.mark.timeout(1800)
 def test_searches_are_found_and_adopted_after_a_kill(
-    home: Path, yaml: Path, tmp_path: Path, store: str, sagemaker_settings: SageMaker
+    home: Path, yaml: Path, tmp_path: Path, remote_store: str, sagemaker_settings: SageMaker
 ) -> None:
     from mm_assets.assets.heec_inputs import heec_inputs
     from mm_assets.assets.heec_settings import best_settings
@@ -81,7 +58,7 @@ def test_searches_are_found_and_adopted_after_a_kill(
     assert len(sagemaker_settings.tuning) == len(wanted)
     assert len(sagemaker_settings.training) == 6 * len(wanted)
     assert {job.status for job in sagemaker_settings.training.values()} == {"Completed"}
-    assert keys(f"{store}/tiny/_jobs") == []
+    assert keys(f"{remote_store}/tiny/_jobs") == []
 
     table = space.store.read_table(ArtefactRef("tiny", STAGE, "cohort", "parquet"))
     assert table.groupby(["model", "repeat", "fold"]).size().eq(6).all()
@@ -107,7 +84,7 @@ def test_searches_are_found_and_adopted_after_a_kill(
 def test_searches_without_a_single_trial_stop_all(
     home: Path,
     yaml: Path,
-    store: str,
+    remote_store: str,
     sagemaker_settings: SageMaker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -123,7 +100,7 @@ def test_searches_without_a_single_trial_stop_all(
     assert "No training job succeeded" in failures[STAGE]
     jobs = sagemaker_settings.tuning.values()
     assert {job.status for job in jobs} <= {"Failed", "Stopped", "Stopping"}
-    assert keys(f"{store}/tiny/_jobs") == []
+    assert keys(f"{remote_store}/tiny/_jobs") == []
 
 
 def losing(space: Workspace, ref: ArtefactRef):  # type: ignore[no-untyped-def]

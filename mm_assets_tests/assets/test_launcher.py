@@ -8,7 +8,6 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
-import boto3
 import dagster as dg
 import pytest
 
@@ -16,7 +15,7 @@ from deploy.local.sagemaker.server import SageMaker
 from mm_assets.assets.stage import SlideStage
 from mm_assets_tests.cohorts import make_cohort, slide_name
 from mm_assets_tests.daemon import environment
-from mm_assets_tests.sagemaker import forget, remote_cohort
+from mm_assets_tests.sagemaker import forget, keys, remote_cohort
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EMBEDDINGS = ("tile_embeddings", "region_embeddings")
@@ -51,7 +50,7 @@ def test_a_job_makes_what_is_made_here(
     assert states == {"P000-S1": "done", "P001-S1": "failed"}
     (job,) = sagemaker_settings.jobs.values()
     assert job.name.startswith("mm-tiny-tile-embeddings-")
-    assert _keys(f"{prefix}/store/tiny/_jobs") == []
+    assert keys(f"{prefix}/store/tiny/_jobs") == []
     with dagster_instance() as instance:
         event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", "tile_embeddings"]))
     assert event
@@ -140,16 +139,16 @@ def test_a_killed_run_loses_no_job(
         return subprocess.Popen(command, env=variables, start_new_session=True)
 
     process = materialize()
-    while not _keys(done):
+    while not keys(done):
         assert process.poll() is None
         time.sleep(0.1)
     process.kill()
     process.wait()
-    assert len(_keys(done)) < 12
+    assert len(keys(done)) < 12
     assert materialize().wait(300) == 0
-    assert len(_keys(done)) == 12
+    assert len(keys(done)) == 12
     assert len(sagemaker_settings.jobs) == 1
-    assert _keys(f"{prefix}/store/tiny/_jobs") == []
+    assert keys(f"{prefix}/store/tiny/_jobs") == []
 
 
 @pytest.mark.parametrize(("store", "missing"), [("local", "MM_STORE"), ("s3", "slides.root")])
@@ -186,8 +185,3 @@ def test_a_stage_of_the_whole_cohort_stays_here(home: Path, tmp_path: Path) -> N
     )
     with pytest.raises(ValueError, match=r"compute\.clinical\.launcher"):
         CohortComponent(workspace(str(yaml)).config).definitions()
-
-
-def _keys(prefix: str) -> list[str]:
-    found = boto3.client("s3").list_objects_v2(Bucket="artefacts", Prefix=prefix)
-    return [item["Key"] for item in found.get("Contents", [])]

@@ -28,7 +28,8 @@ from mm_assets.assets.omics import CLINICAL, OMICS, filtered_omics_name, splits_
 from mm_assets.assets.stage import Workspace
 from mm_assets.cli import workspace
 from mm_assets.cohort.clinical import covariate_columns, make_endpoint
-from mm_assets.cohort.config import Task, mm_home
+from mm_assets.cohort.config import Task
+from mm_assets.cohort.folders import mm_home
 from mm_assets.cohort.manifest import read_manifest
 from mm_assets.explain.backtrack import rank_features, rank_instances
 from mm_assets.explain.contributions import explain_heec, feature_values
