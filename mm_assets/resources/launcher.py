@@ -157,10 +157,7 @@ class SageMakerLauncher:
         order, files = job_order(task.config, task.store, task.tracking)
         order |= {"assets": list(task.assets), "slides": list(waiting.reasons)}
         names = _names(task, order)
-        reason = (
-            "the job made something else: its image holds another version of mm_assets, or it "
-            f"does not reach MLflow at {task.tracking.uri}"
-        )
+        reason = _made_other(task)
         try:
             follow(names=names, order=order, files=files)
         except SageMakerError as error:
@@ -176,7 +173,7 @@ class SageMakerLauncher:
         ValueError
             When a job could not read the inputs or write to the store.
         SageMakerError
-            When the job does not succeed.
+            When the job does not succeed, or makes something else.
         """
         _refuse_local(task, task.reads_slides)
         client, told = self._client(task), list[Any]()
@@ -190,12 +187,12 @@ class SageMakerLauncher:
             command=(*ENTRYPOINT, task.stage),
         )
         if self._adopt(task, client, kind, follow, log):
-            return Made.from_message(told[-1])
+            return _made(task, told)
         log.info(_expected(task, None))
         order, files = job_order(task.config, task.store, task.tracking)
         order |= {"fingerprint": task.fingerprint}
         follow(names=_names(task, order), order=order, files=files)
-        return Made.from_message(told[-1])
+        return _made(task, told)
 
     def _adopt(
         self,
@@ -257,6 +254,21 @@ def launcher_for(compute: Compute, context: Context) -> Launcher:
     if compute.launcher == "local":
         return LocalLauncher()
     return SageMakerLauncher(SageMakerSettings.from_environment(), context)
+
+
+def _made(task: CohortTask, told: Sequence[Mapping[str, Any]]) -> Made:
+    """What a job says that it made."""
+    made = Made.from_message(told[-1])
+    if made.receipt.fingerprint != task.fingerprint:
+        raise SageMakerError(f"{task.stage}: {_made_other(task)}")
+    return made
+
+
+def _made_other(task: Task | CohortTask) -> str:
+    return (
+        "the job made something else: its image holds another version of mm_assets, or it does "
+        f"not reach MLflow at {task.tracking.uri}"
+    )
 
 
 def _expected(task: Task | CohortTask, slides: int | None, at_once: int = 1) -> str:

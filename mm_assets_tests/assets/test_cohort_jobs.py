@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def test_jobs_make_what_is_made_here(
     assert len(sagemaker_settings.training) == 3
 
 
+@pytest.mark.stress
 def test_what_a_job_says_of_itself_is_told(
     home: Path, yaml: Path, remote_store: str, sagemaker_settings: SageMaker, monkeypatch: Any
 ) -> None:
@@ -130,6 +132,26 @@ def test_a_job_of_other_inputs_is_stopped(
     assert walk(space, ["clinical_cox_survival"]) == {}
     assert sagemaker_settings.training[stale].status == "Stopped"
     assert len(sagemaker_settings.training) == 2
+    assert keys(f"{remote_store}/tiny/_jobs") == []
+
+
+@pytest.mark.stress
+def test_a_job_of_another_version_is_refused(
+    home: Path, yaml: Path, remote_store: str, monkeypatch: Any
+) -> None:
+    from mm_assets.assets import models
+    from mm_assets.cli import walk, workspace
+
+    space = workspace(str(yaml))
+    assert walk(space, ["clinical", "splits_survival"]) == {}
+    monkeypatch.setenv("MM_LAUNCHER", "sagemaker")
+    # Jobs are processes of their own: they do not see what is changed here.
+    ours = models._clinical_stage
+    monkeypatch.setattr(
+        models, "_clinical_stage", lambda *given: replace(ours(*given), code_version="newer")
+    )
+    failures = walk(space, ["clinical_cox_survival"])
+    assert "another version of mm_assets" in failures["clinical_cox_survival"]
     assert keys(f"{remote_store}/tiny/_jobs") == []
 
 
