@@ -128,6 +128,7 @@ def _reach(values: dict[tuple[str, str], float], gates: dict[tuple[str, str], fl
     assert {key: values[key] for key in gates if values[key] < gates[key]} == {}
 
 
+@pytest.mark.stress
 def test_colorectal_survival_reaches_its_gates(shared_data: Path, tmp_path: Path) -> None:
     splits = str(shared_data / "tcga" / "splits" / "tcga_coadread")
     table = _table(shared_data, "coadread")

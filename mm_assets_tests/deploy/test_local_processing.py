@@ -7,6 +7,7 @@ from botocore.exceptions import ClientError
 
 from deploy.local.sagemaker.server import SageMaker
 from mm_assets.assets.compute import Compute
+from mm_assets.resources.sagemaker_request import PROCESSING, Place
 from mm_assets_tests.deploy.training_jobs import service, wait_until
 from mm_assets_tests.sagemaker import client
 
@@ -14,8 +15,9 @@ from mm_assets_tests.sagemaker import client
 def request(name: str, script: str) -> dict[str, Any]:
     """A processing job that runs a line of Python."""
     settings = client("s3://artefacts/none/jobs").settings
-    entrypoint = ("python", "-c", script)
-    return settings.request(name, "s3://artefacts/none", Compute(), {}, entrypoint)
+    nowhere, command = Place("s3://artefacts/none", "", ""), ("python", "-c", script)
+    asked = settings.request(PROCESSING, nowhere, Compute(), {}, command)
+    return {"ProcessingJobName": name, **asked}
 
 
 def test_a_job_leaves_a_message(sagemaker: SageMaker) -> None:
