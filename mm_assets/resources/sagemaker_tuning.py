@@ -7,14 +7,12 @@ lets nothing else be said. They read which search they belong to among their hyp
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
-
-from dagster import DagsterExecutionInterruptedError
 
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.stage import Workspace
@@ -114,33 +112,46 @@ class TuningJobs:
             they are at an interrupt.
         """
         digest = bytes_digest(canonical_json(order)).removeprefix("sha256:")[:10]
-        address = urlsplit(self.workspace.store.uri)
-        root = f"{address.path.strip('/')}/{self.workspace.config.cohort}/_jobs/{self.stage}"
-        folder = JobFolder(s3_client(), address.netloc, f"{root.lstrip('/')}/{digest}")
+        folder = self._folder(digest)
         for name, content in files.items():
             folder.put(name, content)
         folder.put(ORDER, json.dumps(order).encode())
         self._tell_costs(len(searches) * self.trials)
-        waiting = dict(searches)
         running: dict[_KEY, str] = {}
-        found: dict[_KEY, list[Trial]] = {}
         try:
-            while waiting or running:
-                while waiting and len(running) < _AT_ONCE:
-                    key = next(iter(waiting))
-                    running[key] = self._begin(waiting.pop(key), folder, digest)
-                for key, name in list(running.items()):
-                    if self._is_over(name):
-                        found[key] = self._finished(name, searches[key])
-                        del running[key]
-                        advance()
-                time.sleep(self.settings.poll_seconds if running else 0)
-        except (SageMakerError, DagsterExecutionInterruptedError, KeyboardInterrupt):
+            return dict(self._follow(searches, running, folder, digest, advance))
+        except BaseException:
             self._stop(list(running.values()))
-            folder.clear()
             raise
-        folder.clear()
-        return found
+        finally:
+            folder.clear()
+
+    def _follow(
+        self,
+        searches: Mapping[_KEY, TuningSearch],
+        running: dict[_KEY, str],
+        folder: JobFolder,
+        digest: str,
+        advance: Callable[[], None],
+    ) -> Iterator[tuple[_KEY, list[Trial]]]:
+        """Each search and its trials as it ends; `running` holds the names of those under way."""
+        waiting = list(searches)
+        while waiting or running:
+            while waiting and len(running) < _AT_ONCE:
+                key = waiting.pop(0)
+                running[key] = self._begin(searches[key], folder, digest)
+            for key, name in list(running.items()):
+                if self._is_over(name):
+                    yield key, self._finished(name, searches[key])
+                    del running[key]
+                    advance()
+            time.sleep(self.settings.poll_seconds if running else 0)
+
+    def _folder(self, digest: str) -> JobFolder:
+        """What lies on S3 for the trials of all searches."""
+        address, cohort = urlsplit(self.workspace.store.uri), self.workspace.config.cohort
+        place = f"{address.path}/{cohort}/_jobs/{self.stage}/{digest}".strip("/")
+        return JobFolder(s3_client(), address.netloc, place.replace("//", "/"))
 
     def _tell_costs(self, trials: int) -> None:
         prices = self.workspace.config.prices
