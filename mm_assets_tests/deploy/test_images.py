@@ -139,7 +139,8 @@ def test_images_are_built_and_a_job_in_one_makes_what_is_made_here(
         **job.request["Environment"],
     }
     given = [part for item in environment.items() for part in ("--env", "=".join(item))]
-    words = job.request["AppSpecification"]["ContainerEntrypoint"]
+    application = job.request["AppSpecification"]
+    words = application["ContainerEntrypoint"] + application["ContainerArguments"]
     options = ("--isolation", "chroot", "--volume", f"{job.folder}/opt/ml:/opt/ml", "--user", "mm")
     images("run", *options, *given, worker, "--", *words)
     there = {asset: space.receipts.read_all("tiny", asset) for asset in EMBEDDINGS}
