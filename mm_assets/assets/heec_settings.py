@@ -7,9 +7,8 @@ on inner folds of the training patients of that fold alone, as by the search bes
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mm_assets.assets.compute import Compute
 from mm_assets.assets.extremum import extremum_name
-from mm_assets.assets.heec_inputs import HeecInputs, heec_inputs, heec_parameters
+from mm_assets.assets.heec_inputs import HeecInputs, heec_compute, heec_inputs, heec_parameters
 from mm_assets.assets.omics import CLINICAL, OMICS, filtered_omics_name, splits_name
 from mm_assets.assets.progress import Progress
 from mm_assets.assets.stage import CohortStage, Job, Produced
@@ -49,7 +48,7 @@ def heec_settings_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
         description="Settings of HEEC found by tuning jobs of SageMaker: every trial of every "
         "variant and fold, judged on inner folds of its training patients.",
         kinds=frozenset({"lightgbm"}),
-        compute=Compute(cpu=2, memory_gib=8),
+        compute=heec_compute(),
         parameters=heec_parameters(config, task),
         run=lambda job: _search(job, task),
         judge=lambda job, told: _judge(job, task, told),
@@ -89,7 +88,7 @@ def _search(job: Job, task: Task) -> Produced:
     }
     order, files = job_order(space.config, space.store, space.tracking)
     order["fingerprint"] = job.provenance[name].fingerprint()
-    compute = Compute(cpu=2, memory_gib=8).overridden(space.config.compute.get(name))
+    compute = heec_compute().overridden(space.config.compute.get(name))
     service = TuningJobs(space, name, compute, tuning.trials, tuning.parallel)
     progress = Progress(f"{space.config.cohort}/{name}", len(wanted), space.log)
     found = service.run(wanted, order, files, progress.advance)
