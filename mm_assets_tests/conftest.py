@@ -102,16 +102,19 @@ def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def sagemaker(
-    s3_environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[SageMaker]:
+def sagemaker_site(s3_environment: str, tmp_path: Path) -> Site:
+    """Where the local SageMaker server runs its jobs."""
+    return Site(tmp_path / "sagemaker", s3_environment, grace_seconds=5)
+
+
+@pytest.fixture
+def sagemaker(sagemaker_site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[SageMaker]:
     """The local SageMaker server, known to boto3."""
     try:
         require_mounts()
     except PermissionError as error:
         pytest.skip(str(error))
-    site = Site(tmp_path / "sagemaker", s3_environment, grace_seconds=5)
-    with serving(site) as service:
+    with serving(sagemaker_site) as service:
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", service.address)
         yield service
 

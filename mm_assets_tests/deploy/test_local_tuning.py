@@ -3,7 +3,6 @@
 import math
 import re
 import uuid
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -13,9 +12,8 @@ import pytest
 from botocore.exceptions import ClientError
 from scipy.stats import kstest
 
-from deploy.local.sagemaker.mount import require_mounts
 from deploy.local.sagemaker.ranges import draws
-from deploy.local.sagemaker.server import SageMaker, serving
+from deploy.local.sagemaker.server import SageMaker
 from deploy.local.sagemaker.site import Site
 from mm_assets_tests.deploy.training_jobs import (
     WORKER,
@@ -35,19 +33,10 @@ RANGES = {
 
 
 @pytest.fixture
-def sagemaker(
-    s3_environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[SageMaker]:
-    """A server of whose image the entry point is the tests' worker."""
-    try:
-        require_mounts()
-    except PermissionError as error:
-        pytest.skip(str(error))
+def sagemaker_site(s3_environment: str, tmp_path: Path) -> Site:
+    """A place whose image has the tests' worker for its entry point."""
     entrypoint = ("python", str(WORKER))
-    site = Site(tmp_path / "sagemaker", s3_environment, grace_seconds=5, entrypoint=entrypoint)
-    with serving(site) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", server.address)
-        yield server
+    return Site(tmp_path / "sagemaker", s3_environment, grace_seconds=5, entrypoint=entrypoint)
 
 
 def tuning_request(name: str, jobs: int = 6, parallel: int = 3, **static: str) -> dict[str, Any]:
