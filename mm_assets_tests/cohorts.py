@@ -1,8 +1,11 @@
 """Tiny cohorts for tests: small painted slides, tables and the YAML."""
 
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +157,18 @@ class Cohort:
         )
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout if expect == 0 else done.stdout + done.stderr
+
+    def killed_materialize(self, *assets: str, when: Callable[[], object]) -> None:
+        """Materialize assets in a process that gets kill -9, with its children, at a moment."""
+        options = [part for asset in assets for part in ("--select", asset)]
+        with subprocess.Popen(
+            [sys.executable, "-m", "mm_assets", "materialize", str(self.yaml), *options],
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            while not when():
+                assert process.poll() is None
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGKILL)

@@ -5,7 +5,7 @@ that after a crash of the orchestrator it tells which job to look for.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,17 +61,36 @@ class JobFolder:
         content = self.get(f"input/{ORDER}")
         return json.loads(content) if content else None
 
+    def names(self, below: str) -> list[str]:
+        """Names of the files in a folder of what the job is given."""
+        start = f"{self.prefix}/input/{below}/"
+        keys = [found["Key"] for page in self._pages(start) for found in page.get("Contents", ())]
+        return [key.removeprefix(start) for key in keys]
+
     def clear(self) -> None:
         """Remove everything of the job."""
-        pages = self.s3.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=f"{self.prefix}/"
-        )
-        for page in pages:
+        for page in self._pages(f"{self.prefix}/"):
             keys = [{"Key": found["Key"]} for found in page.get("Contents", ())]
             # The order goes last: as long as it is there, the job is looked for.
             keys.sort(key=lambda found: found["Key"].startswith(f"{self.prefix}/input/"))
             if keys:
                 self.s3.delete_objects(Bucket=self.bucket, Delete={"Objects": keys})
+
+    def _pages(self, prefix: str) -> Iterable[dict[str, Any]]:
+        pages: Iterable[dict[str, Any]] = self.s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=prefix
+        )
+        return pages
+
+
+def job_folders(s3: Any, bucket: str, prefix: str) -> dict[str, JobFolder]:
+    """Folders of jobs whose outcome nobody has taken yet: name -> folder below the prefix."""
+    pages = s3.get_paginator("list_objects_v2").paginate(
+        Bucket=bucket, Prefix=f"{prefix}/", Delimiter="/"
+    )
+    found = [part["Prefix"] for page in pages for part in page.get("CommonPrefixes", ())]
+    names = [below.rstrip("/").rpartition("/")[2] for below in found]
+    return {name: JobFolder(s3, bucket, f"{prefix}/{name}") for name in names}
 
 
 class FolderMessageReader(PipesMessageReader):

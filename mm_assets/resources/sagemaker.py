@@ -27,7 +27,12 @@ from dagster_pipes import PipesContextData
 from mm_assets.assets.compute import Compute
 from mm_assets.cohort.s3 import s3_client
 from mm_assets.resources.cloudwatch import JobLog
-from mm_assets.resources.job_folder import ORDER, FolderMessageReader, JobFolder
+from mm_assets.resources.job_folder import (
+    ORDER,
+    FolderMessageReader,
+    JobFolder,
+    job_folders,
+)
 from mm_assets.resources.sagemaker_request import (
     ENTRYPOINT,
     PROCESSING,
@@ -74,14 +79,8 @@ class PipesSageMakerClient(PipesClient):
 
     def known(self) -> dict[str, dict[str, Any]]:
         """Jobs whose outcome nobody has taken yet: name -> order."""
-        pages = (
-            s3_client()
-            .get_paginator("list_objects_v2")
-            .paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/", Delimiter="/")
-        )
-        found = [part["Prefix"] for page in pages for part in page.get("CommonPrefixes", ())]
-        names = [prefix.rstrip("/").rpartition("/")[2] for prefix in found]
-        orders = {name: self.folder(name).order() for name in names}
+        folders = job_folders(s3_client(), self.bucket, self.prefix)
+        orders = {name: folder.order() for name, folder in folders.items()}
         return {name: order for name, order in orders.items() if order is not None}
 
     def run(  # type: ignore[override]  # clients add arguments of their own

@@ -21,7 +21,7 @@ from mm_assets.cohort.sources import is_remote
 from mm_assets.models.tuning import Range
 from mm_assets.resources.digest import bytes_digest, canonical_json
 from mm_assets.resources.estimate import estimate
-from mm_assets.resources.job_folder import ORDER, JobFolder
+from mm_assets.resources.job_folder import ORDER, JobFolder, job_folders
 from mm_assets.resources.sagemaker import SageMakerError, aws_client
 from mm_assets.resources.sagemaker_request import Place, SageMakerSettings, job_name
 
@@ -30,6 +30,7 @@ OBJECTIVE_LINE = OBJECTIVE + "={!r};"
 _NAME_CHARACTERS = 32
 _AT_ONCE = 8  # tuning jobs; the service's default quota allows more
 _OVER = ("Completed", "Failed", "Stopped")
+_BEGUN = "begun"  # below it an empty file for every tuning job, named like it
 _KEY = TypeVar("_KEY")
 
 
@@ -93,6 +94,8 @@ class TuningJobs:
     ) -> dict[_KEY, list[Trial]]:
         """All searches to their end; those that an earlier, killed run began are adopted.
 
+        If its inputs were others, they are stopped.
+
         Parameters
         ----------
         order, files
@@ -112,6 +115,7 @@ class TuningJobs:
             they are at an interrupt.
         """
         digest = bytes_digest(canonical_json(order)).removeprefix("sha256:")[:10]
+        self._discard_others(digest)
         folder = self._folder(digest)
         for name, content in files.items():
             folder.put(name, content)
@@ -149,9 +153,21 @@ class TuningJobs:
 
     def _folder(self, digest: str) -> JobFolder:
         """What lies on S3 for the trials of all searches."""
+        bucket, prefix = self._place()
+        return JobFolder(s3_client(), bucket, f"{prefix}/{digest}")
+
+    def _place(self) -> tuple[str, str]:
+        """Bucket and prefix of the folders of all runs of the stage."""
         address, cohort = urlsplit(self.workspace.store.uri), self.workspace.config.cohort
-        place = f"{address.path}/{cohort}/_jobs/{self.stage}/{digest}".strip("/")
-        return JobFolder(s3_client(), address.netloc, place.replace("//", "/"))
+        place = f"{address.path}/{cohort}/_jobs/{self.stage}".strip("/")
+        return address.netloc, place.replace("//", "/")
+
+    def _discard_others(self, digest: str) -> None:
+        """Stop searches that a killed run left and whose inputs have changed since."""
+        for name, folder in job_folders(s3_client(), *self._place()).items():
+            if name != digest:
+                self._stop(folder.names(_BEGUN))
+                folder.clear()
 
     def _tell_costs(self, trials: int) -> None:
         prices = self.workspace.config.prices
@@ -167,6 +183,7 @@ class TuningJobs:
             name = job_name(
                 "mm", digest=f"{digest}-{own}", attempt=attempt, characters=_NAME_CHARACTERS
             )
+            folder.put(f"{_BEGUN}/{name}", b"")
             try:
                 self.sagemaker.create_hyper_parameter_tuning_job(
                     HyperParameterTuningJobName=name, **self._request(search, folder)

@@ -1,10 +1,5 @@
 """Trainings and predictions done by jobs of SageMaker: what they make, and what Dagster shows."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +11,7 @@ import pytest
 from deploy.local.sagemaker.server import SageMaker
 from mm_assets.assets.stage import CohortStage, Workspace
 from mm_assets.cohort.folders import training_folder
-from mm_assets_tests.daemon import environment
+from mm_assets_tests.cohorts import Cohort
 from mm_assets_tests.sagemaker import client, forget, keys, tables_only
 
 
@@ -102,17 +97,9 @@ def test_a_training_that_lost_its_orchestrator_and_its_time(
 
     hasty = long + "  compute: {porpoise_snn_survival: {launcher: sagemaker, hours: 0.01}}\n"
     yaml.write_text(hasty)
-    command = [sys.executable, "-m", "mm_assets", "materialize", str(yaml), "--select", name]
-    variables = {**os.environ, **environment(home, tmp_path)}
-    variables["MM_STORE"] = space.store.uri
-    process = subprocess.Popen(command, env=variables, start_new_session=True)
-    while not sagemaker_settings.training:
-        assert process.poll() is None
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    adopted = subprocess.run(command, env=variables, capture_output=True, text=True)
-    assert "limit of 0.01 hours" in adopted.stderr + adopted.stdout or adopted.returncode == 0
+    Cohort(yaml, home).killed_materialize(name, when=lambda: sagemaker_settings.training)
+    failures = walk(workspace(str(yaml)), [name])
+    assert "limit of 0.01 hours" in failures.get(name, "limit of 0.01 hours")
     yaml.write_text(hasty.replace("hours: 0.01", "hours: 1"))
     assert walk(workspace(str(yaml)), [name]) == {}
     assert space.receipts.read_all("tiny", name)["cohort"].outputs == whole.outputs

@@ -1,10 +1,5 @@
 """Settings of HEEC found by tuning jobs of the local SageMaker server."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +7,7 @@ import pytest
 from deploy.local.sagemaker.server import SageMaker
 from mm_assets.assets.stage import Workspace
 from mm_assets.resources.store import ArtefactRef
-from mm_assets_tests.daemon import environment
+from mm_assets_tests.cohorts import Cohort
 from mm_assets_tests.sagemaker import keys, tables_only
 
 UPSTREAM = ["clinical", "omics", "splits_survival", "filtered_omics_survival"]
@@ -33,7 +28,7 @@ def yaml(tmp_path: Path) -> Path:
 @pytest.mark.stress
 @pytest.mark.timeout(1800)
 def test_searches_are_found_and_adopted_after_a_kill(
-    home: Path, yaml: Path, tmp_path: Path, remote_store: str, sagemaker_settings: SageMaker
+    home: Path, yaml: Path, remote_store: str, sagemaker_settings: SageMaker
 ) -> None:
     from mm_assets.assets.heec_inputs import heec_inputs
     from mm_assets.assets.heec_settings import best_settings
@@ -42,15 +37,7 @@ def test_searches_are_found_and_adopted_after_a_kill(
 
     space = workspace(str(yaml))
     assert walk(space, UPSTREAM) == {}
-    command = [sys.executable, "-m", "mm_assets", "materialize", str(yaml), "--select", STAGE]
-    variables = {**os.environ, **environment(home, tmp_path), "MM_STORE": space.store.uri}
-    process = subprocess.Popen(command, env=variables, start_new_session=True)
-    while not sagemaker_settings.training:
-        assert process.poll() is None
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
+    Cohort(yaml, home).killed_materialize(STAGE, when=lambda: sagemaker_settings.training)
     assert walk(space, [STAGE]) == {}
     job = job_of(space)
     read = heec_inputs(job, space.config.tasks[0])
@@ -79,6 +66,23 @@ def test_searches_are_found_and_adopted_after_a_kill(
     assert predictor.trials["gain"].iloc[1] == pytest.approx(
         table.query("model == 'heec' and fold == -1")["gain"].max(), rel=1e-6
     )
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1800)
+def test_searches_of_other_inputs_are_stopped(
+    home: Path, yaml: Path, remote_store: str, sagemaker_settings: SageMaker
+) -> None:
+    from mm_assets.cli import walk, workspace
+
+    assert walk(workspace(str(yaml)), UPSTREAM) == {}
+    Cohort(yaml, home).killed_materialize(STAGE, when=lambda: sagemaker_settings.training)
+    left = list(sagemaker_settings.tuning.values())
+    yaml.write_text(yaml.read_text().replace("folds: 2", "folds: 3"))
+    assert walk(workspace(str(yaml)), [*UPSTREAM, STAGE]) == {}
+    assert {job.status for job in left} == {"Stopped"}
+    assert len(sagemaker_settings.tuning) > len(left)
+    assert keys(f"{remote_store}/tiny/_jobs") == []
 
 
 def test_searches_without_a_single_trial_stop_all(

@@ -1,31 +1,13 @@
 """kill -9 in the middle of a run: nothing lost, nothing half-written, nothing done twice."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from mm_assets_tests.cohorts import make_cohort
-from mm_assets_tests.daemon import environment
+from mm_assets_tests.cohorts import Cohort, make_cohort
 
 SLIDES = 12
 ASSET = "tile_embeddings"
-
-
-def _materialize(yaml: Path, home: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mm_assets", "materialize", str(yaml), "--select", "slide"]
-    command += ["--select", "tissue", "--select", "tile_embeddings"]
-    return subprocess.Popen(
-        command,
-        env=environment(home, yaml.parent.parent),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
 
 
 def test_resume_after_kill(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,22 +21,14 @@ def test_resume_after_kill(home: Path, tmp_path: Path, monkeypatch: pytest.Monke
         receipts = space.receipts.read_all("tiny", ASSET)
         return {slide: f"{r.created} {r.seconds}" for slide, r in receipts.items()}
 
-    killed_at = []
+    cohort, assets, killed_at = Cohort(yaml, home), ("slide", "tissue", ASSET), []
     for wanted in (2, 5):
-        process = _materialize(yaml, home)
-        deadline = time.monotonic() + 120
-        while len(finished()) < wanted and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        cohort.killed_materialize(*assets, when=lambda n=wanted: len(finished()) >= n)
         killed_at.append(finished())
         _assert_whole(space)
     assert 2 <= len(killed_at[0]) < len(killed_at[1]) < SLIDES
 
-    process = _materialize(yaml, home)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors.decode()
+    cohort.mm("materialize", "tiny", *(part for name in assets for part in ("--select", name)))
     end = finished()
     assert len(end) == SLIDES
     assert {slide: end[slide] for slide in killed_at[1]} == killed_at[1]

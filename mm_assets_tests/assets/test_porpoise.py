@@ -1,11 +1,6 @@
 """PORPOISE's stages on stored embeddings: predictions, registry, curves, comparison."""
 
 import logging
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -358,18 +353,8 @@ def test_a_killed_materialization_goes_on(home: Path, tmp_path: Path) -> None:
 
 def _kill_in_training(cohort: Cohort, folder: Path) -> None:
     """Kill `mm materialize` when the second fold's checkpoint is there."""
-    command = [sys.executable, "-m", "mm_assets", "materialize", "tiny"]
-    with subprocess.Popen(
-        [*command, "--select", "porpoise_snn_survival"],
-        env=cohort.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        while not list(folder.rglob("repeat0_fold1.pt")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
+    checkpoint = "repeat0_fold1.pt"
+    cohort.killed_materialize("porpoise_snn_survival", when=lambda: list(folder.rglob(checkpoint)))
 
 
 @pytest.mark.stress

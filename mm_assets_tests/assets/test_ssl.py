@@ -1,11 +1,6 @@
 """A cohort that trains its own HIPT, through Dagster, from slides to regions."""
 
 import io
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -53,9 +48,9 @@ def test_a_cohort_trains_its_own_encoders_though_killed(home: Path, tmp_path: Pa
     yaml = make_cohort(folder, PATIENTS, hipt=HIPT, imaging=IMAGING, ssl=SSL)
     wanted = ["slide", "tissue", "clinical", "splits_survival", "tile_encoder"]
     wanted += ["tile_embeddings_hipt", "region_encoder", "hipt_embeddings"]
-    options = [option for asset in wanted for option in ("--select", asset)]
     cohort = Cohort(yaml, home)
-    _kill_in_training(cohort, options)
+    _kill_in_training(cohort, wanted)
+    options = [option for asset in wanted for option in ("--select", asset)]
     cohort.mm("materialize", "tiny", *options)
     space = workspace(str(yaml))
     receipts = {name: space.receipts.read("tiny", name, "cohort") for name in wanted[-4::2]}
@@ -83,19 +78,10 @@ def test_a_cohort_trains_its_own_encoders_though_killed(home: Path, tmp_path: Pa
     assert not (home / "training" / "tiny" / "tile_encoder").exists()
 
 
-def _kill_in_training(cohort: Cohort, options: list[str]) -> None:
+def _kill_in_training(cohort: Cohort, wanted: list[str]) -> None:
     """kill -9 of `mm materialize` when the first epochs of the tiles' training are over."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "mm_assets", "materialize", "tiny", *options],
-        env=cohort.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        while not list(cohort.home.glob("training/tiny/tile_encoder/*/dino.pt")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
+    state = "training/tiny/tile_encoder/*/dino.pt"
+    cohort.killed_materialize(*wanted, when=lambda: list(cohort.home.glob(state)))
     assert not (cohort.home / "store" / "tiny" / "tile_encoder").exists()
 
 
