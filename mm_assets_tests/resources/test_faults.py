@@ -3,6 +3,8 @@
 import random
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import boto3
@@ -16,6 +18,7 @@ from mm_assets.resources.digest import bytes_digest
 from mm_assets.resources.provenance import Provenance
 from mm_assets.resources.store import ArtefactRef, ArtefactStore, MissingArtefact
 from mm_assets_tests.faulty_s3 import SHARES, FaultyS3, faulty_s3
+from mm_assets_tests.s3_proxy import ask, proxy, send_head
 
 THREADS = 16
 LARGE = random.Random(0).randbytes(20 << 20)  # several parts of an upload, ranges of a download
@@ -44,6 +47,31 @@ def test_every_digest_is_exact(
         assert {ref.name for ref in calm.list("c", asset)} == kept
     for table in calm.list("c", "table"):
         pd.testing.assert_frame_equal(calm.read_table(table), _frame(int(table.name[1:])))
+
+
+def test_uploads_carry_a_checksum_for_the_server(
+    s3_environment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unchecked, puts = [], []
+
+    def relay(request: BaseHTTPRequestHandler) -> None:
+        if request.command == "PUT":
+            puts.append(request.path)
+            told = (request.headers.get("x-amz-trailer", ""), *request.headers)
+            if not any(name.startswith("x-amz-checksum-") for name in told):
+                unchecked.append(request.path)
+        answer = ask(s3_environment, request)
+        send_head(request, answer)
+        request.wfile.write(answer.content)
+
+    with proxy(relay) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        store = ArtefactStore(uri=_uri(uuid.uuid4().hex))
+        ref = ArtefactRef("c", "page", "cohort", "html")
+        store.write_bytes(ref, b"risk", Provenance("page", "cohort", "1"))
+        store.write_file(replace(ref, asset="large"), lambda path: path.write_bytes(LARGE))
+    assert len(puts) > 3
+    assert not unchecked
 
 
 def _uri(name: str) -> str:
