@@ -17,10 +17,11 @@ demo: $(READY)
 ui: $(READY)
 	$(BIN)/mm ui --dagster-port $(DAGSTER_PORT) --mlflow-port $(MLFLOW_PORT) --viewer-port $(VIEWER_PORT)
 
-# Three workers on two cores: one of them mostly waits for a daemon's next tick.
+# Three workers on two cores: one of them mostly waits for a daemon's next tick. One thread each:
+# OpenMP's threads turn idly for one another where there are fewer cores than threads.
 test: $(READY)
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -m "not stress" -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not stress" -n 3 --dist loadfile --no-loadscope-reorder
 
 stress: $(READY)
 	$(BIN)/python -m pytest -m stress
