@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from mm_assets.assets.cohort_level import is_current
-from mm_assets.assets.graph import cohort_stages
+from mm_assets.assets.graph import check_compute, cohort_stages
 from mm_assets.assets.partitions import SlideRun
 from mm_assets.assets.slides import manifest_rows
 from mm_assets.assets.stage import SlideStage, Workspace
 from mm_assets.assets.walk import selected
+from mm_assets.cohort.problems import refuse_errors
 from mm_assets.resources.estimate import estimate, seconds_before
 
 
@@ -28,10 +29,13 @@ def plan_rows(
 
     Raises
     ------
+    CohortError
+        When the YAML's `compute` names no stage.
     ValueError
         When a pattern names nothing.
     """
     config = workspace.config
+    refuse_errors(check_compute(config))
     present = list(manifest_rows(config)) if config.slides else []
     wanted = [slide for slide in present if slides is None or slide in slides]
     rows, moving = [], set[str]()
