@@ -21,7 +21,7 @@ from mm_assets.cohort.s3 import s3_client
 from mm_assets.cohort.sources import is_remote
 from mm_assets.models.tuning import Range
 from mm_assets.resources.digest import bytes_digest, canonical_json
-from mm_assets.resources.estimate import estimate
+from mm_assets.resources.estimate import Estimate, estimate_trials, trial_seconds_before
 from mm_assets.resources.job_folder import ORDER, JobFolder, job_folders
 from mm_assets.resources.sagemaker import (
     CAPACITY_ATTEMPTS,
@@ -77,6 +77,11 @@ class TuningJobs:
         What one trial needs; `Compute.hours` limits it.
     trials, parallel
         Trials of a search, and how many of them at once.
+
+    Attributes
+    ----------
+    seconds
+        Time of the machines of all trials of the searches that are over, finished trials or not.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class TuningJobs:
             )
         self.workspace, self.stage, self.compute = workspace, stage, compute
         self.trials, self.parallel = trials, min(parallel, trials)
+        self.seconds = 0.0
         self.settings = SageMakerSettings.from_environment()
         self.sagemaker = aws_client("sagemaker")
 
@@ -126,7 +132,7 @@ class TuningJobs:
         """
         digest = bytes_digest(canonical_json(order)).removeprefix("sha256:")[:10]
         self._stop([name for name in self._begun() if not name.startswith(f"mm-{digest}-")])
-        self._tell_costs(len(searches) * self.trials)
+        self.workspace.log.info(str(self._expected(len(searches) * self.trials)))
         begin = partial(self._begin, digest, {**files, ORDER: json.dumps(order).encode()})
         running: dict[_KEY, str] = {}
         try:
@@ -179,12 +185,10 @@ class TuningJobs:
         place = f"{address.path}/{cohort}/_jobs/{self.stage}".strip("/")
         return address.netloc, place.replace("//", "/")
 
-    def _tell_costs(self, trials: int) -> None:
-        prices = self.workspace.config.prices
-        expected = estimate(None, self.compute, prices, None)
-        self.workspace.log.info(
-            f"{trials} trials of {self.compute.hours:g} hours at most each; {expected}"
-        )
+    def _expected(self, trials: int) -> Estimate:
+        config = self.workspace.config
+        seconds = trial_seconds_before(self.workspace.receipts, config.cohort, self.stage)
+        return estimate_trials(trials, self.compute, config.prices, seconds)
 
     def _begin(self, digest: str, files: Mapping[str, bytes], search: TuningSearch) -> str:
         """Create the search's job, or adopt it; its name."""
@@ -284,10 +288,11 @@ class TuningJobs:
         pages = self.sagemaker.get_paginator(
             "list_training_jobs_for_hyper_parameter_tuning_job"
         ).paginate(HyperParameterTuningJobName=name, SortBy="CreationTime", SortOrder="Ascending")
+        summaries = [summary for page in pages for summary in page["TrainingJobSummaries"]]
+        self.seconds += sum(map(_seconds, summaries))
         return [
             _trial(summary, search.space)
-            for page in pages
-            for summary in page["TrainingJobSummaries"]
+            for summary in summaries
             if summary["TrainingJobStatus"] == "Completed"
             and "FinalHyperParameterTuningJobObjectiveMetric" in summary
         ]
@@ -347,9 +352,16 @@ def _ranges(space: Mapping[str, Range]) -> dict[str, list[dict[str, str]]]:
 
 def _trial(summary: Mapping[str, Any], space: Mapping[str, Range]) -> Trial:
     tuned = summary["TunedHyperParameters"]
-    took = summary["TrainingEndTime"] - summary["TrainingStartTime"]
     return Trial(
         {name: limits.parse(tuned[name]) for name, limits in space.items()},
         float(summary["FinalHyperParameterTuningJobObjectiveMetric"]["Value"]),
-        took.total_seconds(),
+        _seconds(summary),
     )
+
+
+def _seconds(summary: Mapping[str, Any]) -> float:
+    """Time of a trial's machine, if it got one."""
+    if "TrainingStartTime" not in summary:
+        return 0.0
+    took = summary["TrainingEndTime"] - summary["TrainingStartTime"]
+    return float(took.total_seconds())

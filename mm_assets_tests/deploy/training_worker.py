@@ -89,6 +89,8 @@ def gains(told: dict[str, str]) -> None:
 
     signal.signal(signal.SIGTERM, end)
     print(f"gain={float(told['rate'])!r};", flush=True)
+    if told["fails"] in os.environ["TRAINING_JOB_NAME"]:
+        sys.exit(1)
     if told["slow"] in os.environ["TRAINING_JOB_NAME"]:
         time.sleep(600)
 

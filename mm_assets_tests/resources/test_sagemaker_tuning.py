@@ -1,5 +1,6 @@
 """Searches by tuning jobs of the local SageMaker server, whose trials do next to nothing."""
 
+import logging
 import os
 import signal
 from dataclasses import replace
@@ -17,7 +18,7 @@ from mm_assets.resources.sagemaker_tuning import Trial, TuningJobs, TuningSearch
 from mm_assets_tests.deploy.training_jobs import WORKER, service, wait_until
 from mm_assets_tests.sagemaker import keys, tables_only
 
-NEVER, FIRST_ATTEMPT = "never", "-1-00"  # parts of the names of slow trials
+NEVER, FIRST_ATTEMPT = "never", "-1-00"  # parts of the names of slow or failing trials
 
 
 @pytest.fixture
@@ -32,17 +33,22 @@ def jobs(home: Path, tmp_path: Path, remote_store: str) -> TuningJobs:
     """Two trials a search, looked at often."""
     from mm_assets.cli import workspace
 
-    space = workspace(str(tables_only(tmp_path / "tiny")))
-    made = TuningJobs(space, "heec_settings_survival", Compute(), trials=2, parallel=1)
+    space = workspace(str(tables_only(tmp_path / "tiny", prices={"ml.m5.large": 2.0})))
+    compute = Compute(hours=0.5, launcher="sagemaker")
+    made = TuningJobs(space, "heec_settings_survival", compute, trials=2, parallel=1)
     made.settings = replace(made.settings, poll_seconds=0.1, capacity_seconds=0.1)
     return made
 
 
-def search(jobs: TuningJobs, *names: str, slow: str = NEVER) -> dict[str, list[Trial]]:
-    """Trials of searches of these names."""
+def search(
+    jobs: TuningJobs, *names: str, slow: str = NEVER, fails: str = NEVER
+) -> dict[str, list[Trial]]:
+    """Finished trials of searches of these names."""
     space = {"rate": Range(0.5, 2.0)}
     searches = {
-        name: TuningSearch({"behaviour": "gains", "name": name, "slow": slow}, space)
+        name: TuningSearch(
+            {"behaviour": "gains", "name": name, "slow": slow, "fails": fails}, space
+        )
         for name in names
     }
     return jobs.run(searches, {"told": "alike"}, {}, lambda: None)
@@ -108,6 +114,22 @@ def test_no_quota_at_all(jobs: TuningJobs, sagemaker: SageMaker, remote_store: s
         search(jobs, "a")
     assert len(sagemaker.calls) == CAPACITY_ATTEMPTS
     assert keys(f"{remote_store}/tiny/_jobs") == []
+
+
+def test_what_searches_may_cost_and_have_taken(
+    jobs: TuningJobs, sagemaker: SageMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mm_assets")
+    trials = search(jobs, "a", "b")
+    assert "4 trials on ml.m5.large, at most 2 hours, at most 4.00" in caplog.messages
+    took = sum(trial.seconds for each in trials.values() for trial in each)
+    assert jobs.seconds == pytest.approx(took)
+    assert took > 0
+
+
+def test_trials_that_fail_cost_too(jobs: TuningJobs, sagemaker: SageMaker) -> None:
+    (trial,) = search(jobs, "a", fails="-001-")["a"]
+    assert jobs.seconds > trial.seconds
 
 
 def test_faults_of_the_service_cost_no_trial(jobs: TuningJobs, sagemaker: SageMaker) -> None:
