@@ -129,10 +129,12 @@ def workspace(cohort: str) -> "Workspace":
 @app.command()
 def check(cohort: Cohort, as_json: Json = False) -> None:
     """Validate every input, list every problem, start nothing."""
+    from mm_assets.assets.graph import check_compute
     from mm_assets.cohort.check import check_cohort
 
     try:
-        problems = check_cohort(workspace(cohort).config)
+        config = workspace(cohort).config
+        problems = [*check_compute(config), *check_cohort(config)]
     except CohortError as error:
         problems = list(error.problems)
     rows = [

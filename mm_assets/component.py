@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from mm_assets.assets.automation import cohort_sensors, eager
 from mm_assets.assets.cohort_level import cohort_asset
-from mm_assets.assets.graph import cohort_stages
+from mm_assets.assets.graph import check_compute, cohort_stages
 from mm_assets.assets.intake import quarantine_spec
 from mm_assets.assets.slide_asset import slide_asset
 from mm_assets.assets.stage import CohortStage, SlideStage
@@ -58,7 +58,7 @@ class CohortComponent(dg.Component):
         """The cohort's assets, checks and sensors."""
         if self.config.absent:
             return dg.Definitions()
-        refuse_errors(check_cohort(self.config))
+        refuse_errors([*check_compute(self.config), *check_cohort(self.config)])
         stages = cohort_stages(self.config)
         assets: list[dg.AssetsDefinition | dg.AssetSpec] = []
         for ordinal, stage in enumerate(stages):

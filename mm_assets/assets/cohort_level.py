@@ -59,10 +59,10 @@ def cohort_provenance(
 
 def judge_trial(stage: CohortStage, workspace: Workspace, told: Mapping[str, str]) -> float:
     """How good the hyper-parameters are that a trial of the stage's search was given."""
-    assert stage.judge is not None
+    assert stage.trials is not None
     upstream = upstream_receipts(stage, workspace)
     provenance = cohort_provenance(stage, workspace, upstream)
-    return stage.judge(Job(workspace, COHORT, {stage.name: provenance}, upstream, ""), told)
+    return stage.trials.judge(Job(workspace, COHORT, {stage.name: provenance}, upstream, ""), told)
 
 
 def is_current(stage: CohortStage, workspace: Workspace) -> bool:
@@ -106,6 +106,9 @@ def run_cohort_stage(
     if valid:
         return Made(valid, None)
     job = Job(workspace, COHORT, {stage.name: provenance}, upstream, dagster_run_id)
+    if stage.trials:
+        # It begins the jobs itself that its `compute` is for.
+        return _make(stage, job)
     task = CohortTask(
         config=config,
         store=workspace.store,
@@ -123,6 +126,7 @@ def run_cohort_stage(
 def _make(stage: CohortStage, job: Job) -> Made:
     started = time.monotonic()
     produced = stage.run(job)
+    seconds = time.monotonic() - started if produced.seconds is None else produced.seconds
     receipt = Receipt(
         cohort=job.workspace.config.cohort,
         asset=stage.name,
@@ -131,7 +135,7 @@ def _make(stage: CohortStage, job: Job) -> Made:
         provenance=job.provenance[stage.name],
         outputs=dict(produced.outputs),
         metadata={**plain(produced.metadata), FAILED_CHECKS: _failed_notes(produced)},
-        seconds=time.monotonic() - started,
+        seconds=seconds,
     )
     # Without a receipt nothing downstream can read what a blocking check has refused.
     if not any(check.name == INPUTS_OK and not check.passed for check in produced.checks):

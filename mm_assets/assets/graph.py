@@ -1,6 +1,7 @@
 """The stages of a cohort, in the order in which they can run."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterator, Sequence
 
 from mm_assets.assets.attention import attention_stages
 from mm_assets.assets.evidence import evidence_stage
@@ -22,6 +23,7 @@ from mm_assets.assets.ssl import ssl_stages
 from mm_assets.assets.stage import CohortStage, SlideStage, Stage
 from mm_assets.assets.tiles import embedding_stage
 from mm_assets.cohort.config import CohortConfig
+from mm_assets.cohort.problems import Problem
 
 
 def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
@@ -62,6 +64,19 @@ def cohort_stages(config: CohortConfig) -> list[SlideStage | CohortStage]:
                 stages.append(hipt_attention_stage(config, task, evaluation.name))
     stages.append(cohort_report_stage(config, models))
     return stages
+
+
+def check_compute(config: CohortConfig) -> Iterator[Problem]:
+    """Keys of `compute` that name no stage of the cohort."""
+    makers = {asset: stage.name for stage in cohort_stages(config) for asset in stage.outputs}
+    for key in config.compute:
+        where, maker = f"compute.{key}", makers.get(key)
+        if maker is None:
+            close = difflib.get_close_matches(key, makers, 1)
+            fix = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(makers)}"
+            yield Problem(where, "the cohort has no asset of this name", fix)
+        elif maker != key:
+            yield Problem(where, f"it is made together with {maker}", f"use compute.{maker}")
 
 
 def inference_assets(config: CohortConfig) -> list[str]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.extremum import extremum_name, selects
 from mm_assets.assets.omics import CLINICAL, OMICS, filtered_omics_name, read_table, splits_name
-from mm_assets.assets.stage import Job
+from mm_assets.assets.stage import Job, Workspace
 from mm_assets.cohort.clinical import Endpoint, covariate_columns, make_endpoint
 from mm_assets.cohort.config import CohortConfig, Task
+from mm_assets.resources.store import COHORT, ArtefactRef
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,6 +98,33 @@ def feature_blocks(
         omics=read_table(job, OMICS) if config.omics else None,
         clinical=clinical[columns] if columns else None,
     )
+
+
+def count_searches(workspace: Workspace, task: Task) -> int | None:
+    """Searches for settings: of every variant in every fold, and of the final model.
+
+    None as long as the tables are not made; slides need not be.
+    """
+    import pandas as pd
+
+    from mm_assets.models.features import FeatureBlocks
+    from mm_assets.models.folds import list_folds
+
+    config, store = workspace.config, workspace.store
+    names = (CLINICAL, splits_name(task), *((OMICS,) if config.omics else ()))
+    refs = [ArtefactRef(config.cohort, name, COHORT, "parquet") for name in names]
+    if not all(map(store.exists, refs)):
+        return None
+    clinical, splits, *omics = map(store.read_table, refs)
+    columns = covariate_columns(clinical, config.clinical, task)
+    levels = ("region", "tile", *(("nucleus",) if config.nuclei is not None else ()))
+    imaging = pd.DataFrame(columns=[f"{level}:min:0000" for level in levels])
+    blocks = FeatureBlocks(
+        imaging=imaging if config.slides else None,
+        omics=omics[0] if omics else None,
+        clinical=clinical[columns] if columns else None,
+    )
+    return len(list_folds(splits)) * len(_variants(config, blocks, task)) + 1
 
 
 def without_genes_label(task: Task) -> str:

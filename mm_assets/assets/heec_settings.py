@@ -7,11 +7,18 @@ on inner folds of the training patients of that fold alone, as by the search bes
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mm_assets.assets.compute import Compute
 from mm_assets.assets.extremum import extremum_name
-from mm_assets.assets.heec_inputs import HeecInputs, heec_compute, heec_inputs, heec_parameters
+from mm_assets.assets.heec_inputs import (
+    HeecInputs,
+    count_searches,
+    heec_compute,
+    heec_inputs,
+    heec_parameters,
+)
 from mm_assets.assets.omics import CLINICAL, OMICS, filtered_omics_name, splits_name
 from mm_assets.assets.progress import Progress
-from mm_assets.assets.stage import CohortStage, Job, Produced
+from mm_assets.assets.stage import CohortStage, Job, Produced, Trials, Workspace
 from mm_assets.cohort.config import CohortConfig, Task
 
 if TYPE_CHECKING:
@@ -50,8 +57,11 @@ def heec_settings_stages(config: CohortConfig, task: Task) -> list[CohortStage]:
         kinds=frozenset({"lightgbm"}),
         compute=heec_compute(),
         parameters=heec_parameters(config, task),
-        run=lambda job: _search(job, task),
-        judge=lambda job, told: _judge(job, task, told),
+        run=lambda job: _search(job, task, stage.compute_for(config)),
+        trials=Trials(
+            judge=lambda job, told: _judge(job, task, told),
+            count=lambda workspace: _count_trials(workspace, task),
+        ),
     )
     return [stage]
 
@@ -69,7 +79,12 @@ def best_settings(table: "pd.DataFrame") -> "Settings":
     }
 
 
-def _search(job: Job, task: Task) -> Produced:
+def _count_trials(workspace: Workspace, task: Task) -> int | None:
+    searches = count_searches(workspace, task)
+    return None if searches is None else searches * workspace.config.heec.tuning.trials
+
+
+def _search(job: Job, task: Task, compute: Compute) -> Produced:
     import pandas as pd
 
     from mm_assets.models.heec_folds import searches
@@ -88,7 +103,6 @@ def _search(job: Job, task: Task) -> Produced:
     }
     order, files = job_order(space.config, space.store, space.tracking)
     order["fingerprint"] = job.provenance[name].fingerprint()
-    compute = heec_compute().overridden(space.config.compute.get(name))
     service = TuningJobs(space, name, compute, tuning.trials, tuning.parallel)
     progress = Progress(f"{space.config.cohort}/{name}", len(wanted), space.log)
     found = service.run(wanted, order, files, progress.advance)
@@ -96,7 +110,7 @@ def _search(job: Job, task: Task) -> Produced:
     digest = space.store.write_table(job.ref(name, "parquet"), table, job.provenance[name])
     failed = tuning.trials * len(wanted) - len(table)
     shown = {"searches": len(wanted), "trials": len(table), "failed_trials": failed}
-    return Produced({"parquet": digest}, shown)
+    return Produced({"parquet": digest}, shown, seconds=service.seconds)
 
 
 def _rows(search: "Search", trials: "list[Trial]") -> "pd.DataFrame":

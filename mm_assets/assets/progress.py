@@ -22,8 +22,11 @@ class Progress:
 
     Examples
     --------
+    >>> import logging
     >>> progress = Progress("tissue", total=2, log=logging.getLogger())
     >>> progress.advance()
+    >>> progress.done
+    1
     """
 
     def __init__(self, label: str, total: int, log: Log):

@@ -69,11 +69,14 @@ class Produced:
     metadata
         Numbers and short texts for the UI and the receipt; values that Dagster renders richly
         (markdown, tables, URLs) are passed as Dagster metadata values and stay out of receipts.
+    seconds
+        Time of the machines that made it elsewhere; None: it was made here, all the time.
     """
 
     outputs: Mapping[str, str]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,22 @@ class SlideStage(Stage):
     isolated: bool = False
 
 
+@dataclass(frozen=True)
+class Trials:
+    """Trials of a stage that searches by jobs of a tuning service, begun beside Dagster.
+
+    Attributes
+    ----------
+    judge
+        How good the hyper-parameters are that a trial was given; higher is better.
+    count
+        How many there will be; None as long as the tables that say so are not made.
+    """
+
+    judge: Callable[[Job, Mapping[str, str]], float]
+    count: Callable[[Workspace], int | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class CohortStage(Stage):
     """A stage that runs once for the cohort.
@@ -203,13 +222,12 @@ class CohortStage(Stage):
     elsewhere
         As which kind of job another machine can do it, where all that it reads lies in the store;
         None: it is always done beside Dagster.
-    judge
-        Of stages that search by a tuning service: how good the hyper-parameters are that a trial
-        was given; higher is better.
+    trials
+        Of stages that search by a tuning service; `compute` is then what a trial needs.
     """
 
     run: Callable[[Job], Produced]
-    judge: Callable[[Job, Mapping[str, str]], float] | None = None
+    trials: Trials | None = None
     elsewhere: Literal["training", "processing"] | None = None
     checks: tuple[str, ...] = ()
     sources: Callable[[Workspace], Mapping[str, str]] | None = None
@@ -220,18 +238,20 @@ class CohortStage(Stage):
         Raises
         ------
         ValueError
-            When the YAML wants it elsewhere and it cannot be.
+            When the YAML wants it where it cannot be made.
         """
         compute = super().compute_for(config)
         if self.elsewhere:
             return compute
+        only, why = "local", f"what {self.name} reads is on this machine"
+        if self.trials:
+            only, why = "sagemaker", "its trials are tuning jobs of SageMaker"
         override = config.compute.get(self.name)
-        if override and override.launcher not in (None, "local"):
+        if override and override.launcher not in (None, only):
             raise ValueError(
-                f"compute.{self.name}.launcher: what {self.name} reads is on this machine: it "
-                f"cannot be made by {override.launcher}"
+                f"compute.{self.name}.launcher: {why}: it cannot be made by {override.launcher}"
             )
-        return replace(compute, launcher="local")
+        return replace(compute, launcher=only)
 
 
 def asset_key(cohort: str, asset: str) -> dg.AssetKey:

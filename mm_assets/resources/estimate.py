@@ -1,11 +1,12 @@
 """What work on slides will take and cost, from what it took before; and what it has cost."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from mm_assets.assets.compute import Compute, gpu_count
 from mm_assets.resources.receipts import Receipts
+from mm_assets.resources.store import COHORT
 
 HERE = "here"
 
@@ -16,27 +17,44 @@ class Estimate:
 
     Attributes
     ----------
-    slides
-        None: the work is on the whole cohort.
+    slides, trials
+        None: the work is on the whole cohort, and no trials.
     where
         Instance type, or ``here``.
     hours
-        None when it was never done before.
+        Of one machine, or of all machines together; None when it was never done before.
     cost
         None when there are no hours, or no price of the instance type.
+    at_most
+        Whether hours and cost are those of the time limit.
     """
 
     slides: int | None
     where: str
     hours: float | None
     cost: float | None
+    trials: int | None = None
+    at_most: bool = False
 
     def __str__(self) -> str:
-        hours = "time unknown" if self.hours is None else f"about {self.hours:.2g} hours"
-        cost = "cost unknown" if self.cost is None else f"about {self.cost:.2f}"
-        plural = "slide" if self.slides == 1 else "slides"
-        what = "the cohort" if self.slides is None else f"{self.slides} {plural}"
-        return f"{what} on {self.where}, {hours}, {cost}"
+        about = "at most" if self.at_most else "about"
+        hours = "time unknown" if self.hours is None else f"{about} {_rounded(self.hours)} hours"
+        cost = "cost unknown" if self.cost is None else f"{about} {self.cost:.2f}"
+        return f"{self._what} on {self.where}, {hours}, {cost}"
+
+    @property
+    def _what(self) -> str:
+        if self.trials is not None:
+            return _counted(self.trials, "trial")
+        return "the cohort" if self.slides is None else _counted(self.slides, "slide")
+
+
+def _rounded(hours: float) -> str:
+    return f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def estimate(
@@ -63,6 +81,26 @@ def estimate(
     return Estimate(slides, where, hours, cost)
 
 
+def estimate_trials(
+    trials: int | None,
+    compute: Compute,
+    prices: Mapping[str, float],
+    seconds: float | None,
+) -> Estimate:
+    """Expected trials, of which each takes `seconds`; None: as long as it may.
+
+    Examples
+    --------
+    >>> trial = Compute(hours=1, launcher="sagemaker")
+    >>> print(estimate_trials(140, trial, {"ml.m5.large": 0.1}, seconds=None))
+    140 trials on ml.m5.large, at most 140 hours, at most 14.00
+    """
+    each = compute.hours * 3600 if seconds is None else seconds
+    total = None if trials is None else trials * each
+    expected = estimate(None, compute, prices, total)
+    return replace(expected, trials=trials, at_most=seconds is None)
+
+
 def place(compute: Compute) -> str:
     """Instance type that the work runs on, or ``here``."""
     return HERE if compute.launcher == "local" else compute.sagemaker_instance
@@ -72,6 +110,15 @@ def seconds_before(receipts: Receipts, cohort: str, asset: str) -> float | None:
     """Mean time that finished slides, or the whole cohort, took before; None without any."""
     done = [r.seconds for r in receipts.read_all(cohort, asset).values() if r.state == "done"]
     return fmean(done) if done else None
+
+
+def trial_seconds_before(receipts: Receipts, cohort: str, asset: str) -> float | None:
+    """Mean time that a trial of a search took before, finished or not; None without any."""
+    receipt = receipts.read(cohort, asset, COHORT)
+    if receipt is None or receipt.state != "done":
+        return None
+    trials = receipt.metadata["trials"], receipt.metadata["failed_trials"]
+    return receipt.seconds / sum(int(str(number)) for number in trials)
 
 
 def spent(compute: Compute, prices: Mapping[str, float], seconds: float) -> dict[str, str | float]:

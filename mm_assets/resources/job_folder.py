@@ -61,12 +61,6 @@ class JobFolder:
         content = self.get(f"input/{ORDER}")
         return json.loads(content) if content else None
 
-    def names(self, below: str) -> list[str]:
-        """Names of the files in a folder of what the job is given."""
-        start = f"{self.prefix}/input/{below}/"
-        keys = [found["Key"] for page in self._pages(start) for found in page.get("Contents", ())]
-        return [key.removeprefix(start) for key in keys]
-
     def clear(self) -> None:
         """Remove everything of the job."""
         for page in self._pages(f"{self.prefix}/"):

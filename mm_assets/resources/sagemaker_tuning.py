@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -20,9 +21,14 @@ from mm_assets.cohort.s3 import s3_client
 from mm_assets.cohort.sources import is_remote
 from mm_assets.models.tuning import Range
 from mm_assets.resources.digest import bytes_digest, canonical_json
-from mm_assets.resources.estimate import estimate
+from mm_assets.resources.estimate import Estimate, estimate_trials, trial_seconds_before
 from mm_assets.resources.job_folder import ORDER, JobFolder, job_folders
-from mm_assets.resources.sagemaker import SageMakerError, aws_client
+from mm_assets.resources.sagemaker import (
+    CAPACITY_ATTEMPTS,
+    CapacityError,
+    SageMakerError,
+    aws_client,
+)
 from mm_assets.resources.sagemaker_request import Place, SageMakerSettings, job_name
 
 OBJECTIVE = "gain"
@@ -30,7 +36,8 @@ OBJECTIVE_LINE = OBJECTIVE + "={!r};"
 _NAME_CHARACTERS = 32
 _AT_ONCE = 8  # tuning jobs; the service's default quota allows more
 _OVER = ("Completed", "Failed", "Stopped")
-_BEGUN = "begun"  # below it an empty file for every tuning job, named like it
+_STOP_SECONDS = 300.0  # trials have 120 between SIGTERM and SIGKILL, then leave their files
+_FAULTS = 3  # of the service, after each of which a trial begins again
 _KEY = TypeVar("_KEY")
 
 
@@ -70,6 +77,11 @@ class TuningJobs:
         What one trial needs; `Compute.hours` limits it.
     trials, parallel
         Trials of a search, and how many of them at once.
+
+    Attributes
+    ----------
+    seconds
+        Time of the machines of all trials of the searches that are over, finished trials or not.
     """
 
     def __init__(
@@ -82,6 +94,7 @@ class TuningJobs:
             )
         self.workspace, self.stage, self.compute = workspace, stage, compute
         self.trials, self.parallel = trials, min(parallel, trials)
+        self.seconds = 0.0
         self.settings = SageMakerSettings.from_environment()
         self.sagemaker = aws_client("sagemaker")
 
@@ -94,7 +107,8 @@ class TuningJobs:
     ) -> dict[_KEY, list[Trial]]:
         """All searches to their end; those that an earlier, killed run began are adopted.
 
-        If its inputs were others, they are stopped.
+        If its inputs were others, they are stopped. Each has a folder on S3 until its outcome is
+        taken.
 
         Parameters
         ----------
@@ -111,90 +125,99 @@ class TuningJobs:
         Raises
         ------
         SageMakerError
-            When a search ends without a single finished trial. Searches under way are stopped, as
-            they are at an interrupt.
+            When a search ends without a single finished trial, or somebody stops it. Searches
+            under way are then stopped, as they are at an interrupt.
+        CapacityError
+            When the account's quota allows not even one search, several times.
         """
         digest = bytes_digest(canonical_json(order)).removeprefix("sha256:")[:10]
-        self._discard_others(digest)
-        folder = self._folder(digest)
-        for name, content in files.items():
-            folder.put(name, content)
-        folder.put(ORDER, json.dumps(order).encode())
-        self._tell_costs(len(searches) * self.trials)
+        self._stop([name for name in self._begun() if not name.startswith(f"mm-{digest}-")])
+        self.workspace.log.info(str(self._expected(len(searches) * self.trials)))
+        begin = partial(self._begin, digest, {**files, ORDER: json.dumps(order).encode()})
         running: dict[_KEY, str] = {}
         try:
-            return dict(self._follow(searches, running, folder, digest, advance))
+            return dict(self._follow(searches, running, begin, advance))
         except BaseException:
             self._stop(list(running.values()))
             raise
-        finally:
-            folder.clear()
 
     def _follow(
         self,
         searches: Mapping[_KEY, TuningSearch],
         running: dict[_KEY, str],
-        folder: JobFolder,
-        digest: str,
+        begin: Callable[[TuningSearch], str],
         advance: Callable[[], None],
     ) -> Iterator[tuple[_KEY, list[Trial]]]:
         """Each search and its trials as it ends; `running` holds the names of those under way."""
-        waiting = list(searches)
+        waiting, room = list(searches), _Room(self.settings.capacity_seconds)
         while waiting or running:
-            while waiting and len(running) < _AT_ONCE:
-                key = waiting.pop(0)
-                running[key] = self._begin(searches[key], folder, digest)
+            while waiting and len(running) < _AT_ONCE and room.is_likely():
+                try:
+                    running[waiting[0]] = begin(searches[waiting[0]])
+                except CapacityError as error:
+                    room.refuse()
+                    if room.is_hopeless and not running:
+                        raise
+                    self.workspace.log.warning(f"{error}; it is tried again")
+                else:
+                    del waiting[0]
             for key, name in list(running.items()):
                 if self._is_over(name):
+                    self._folder(running.pop(key)).clear()
                     yield key, self._finished(name, searches[key])
-                    del running[key]
+                    room = _Room(self.settings.capacity_seconds)
                     advance()
-            time.sleep(self.settings.poll_seconds if running else 0)
+            if waiting or running:
+                time.sleep(self.settings.poll_seconds)
 
-    def _folder(self, digest: str) -> JobFolder:
-        """What lies on S3 for the trials of all searches."""
+    def _folder(self, name: str) -> JobFolder:
+        """What lies on S3 for the trials of a tuning job."""
         bucket, prefix = self._place()
-        return JobFolder(s3_client(), bucket, f"{prefix}/{digest}")
+        return JobFolder(s3_client(), bucket, f"{prefix}/{name}")
+
+    def _begun(self) -> list[str]:
+        """Names of the tuning jobs that a killed run left."""
+        return list(job_folders(s3_client(), *self._place()))
 
     def _place(self) -> tuple[str, str]:
-        """Bucket and prefix of the folders of all runs of the stage."""
+        """Bucket and prefix of the folders of all tuning jobs of the stage."""
         address, cohort = urlsplit(self.workspace.store.uri), self.workspace.config.cohort
         place = f"{address.path}/{cohort}/_jobs/{self.stage}".strip("/")
         return address.netloc, place.replace("//", "/")
 
-    def _discard_others(self, digest: str) -> None:
-        """Stop searches that a killed run left and whose inputs have changed since."""
-        for name, folder in job_folders(s3_client(), *self._place()).items():
-            if name != digest:
-                self._stop(folder.names(_BEGUN))
-                folder.clear()
+    def _expected(self, trials: int) -> Estimate:
+        config = self.workspace.config
+        seconds = trial_seconds_before(self.workspace.receipts, config.cohort, self.stage)
+        return estimate_trials(trials, self.compute, config.prices, seconds)
 
-    def _tell_costs(self, trials: int) -> None:
-        prices = self.workspace.config.prices
-        expected = estimate(None, self.compute, prices, None)
-        self.workspace.log.info(
-            f"{trials} trials of {self.compute.hours:g} hours at most each; {expected}"
-        )
-
-    def _begin(self, search: TuningSearch, folder: JobFolder, digest: str) -> str:
+    def _begin(self, digest: str, files: Mapping[str, bytes], search: TuningSearch) -> str:
         """Create the search's job, or adopt it; its name."""
         own = bytes_digest(canonical_json(dict(search.told))).removeprefix("sha256:")[:6]
+        refused = self.sagemaker.exceptions
         for attempt in count(1):
             name = job_name(
                 "mm", digest=f"{digest}-{own}", attempt=attempt, characters=_NAME_CHARACTERS
             )
-            folder.put(f"{_BEGUN}/{name}", b"")
+            folder = self._folder(name)
+            for file, content in files.items():
+                folder.put(file, content)
             try:
                 self.sagemaker.create_hyper_parameter_tuning_job(
                     HyperParameterTuningJobName=name, **self._request(search, folder)
                 )
-            except self.sagemaker.exceptions.ResourceInUse:
+            except refused.ResourceInUse:
                 # A search that ended well is as good as one that still runs.
-                if self._status(name) in ("InProgress", "Completed", "Stopping"):
+                if self._settled_status(name) in ("InProgress", "Completed"):
                     self.workspace.log.info(f"tuning job {name} is there already: adopted")
                     return name
-                continue
-            return name
+                folder.clear()
+            except refused.ClientError as error:
+                folder.clear()
+                if isinstance(error, refused.ResourceLimitExceeded):
+                    raise CapacityError(f"{name}: {error}") from error
+                raise
+            else:
+                return name
         raise AssertionError
 
     def _request(self, search: TuningSearch, folder: JobFolder) -> dict[str, Any]:
@@ -225,6 +248,7 @@ class TuningJobs:
                 },
                 "RoleArn": settings.role,
                 "StoppingCondition": {"MaxRuntimeInSeconds": seconds},
+                "RetryStrategy": {"MaximumRetryAttempts": _FAULTS},
                 "Environment": dict(settings.environment),
                 **settings.training_parts(place, self.compute),
             },
@@ -239,33 +263,72 @@ class TuningJobs:
     def _status(self, name: str) -> str:
         return str(self._describe(name)["HyperParameterTuningJobStatus"])
 
+    def _settled_status(self, name: str) -> str:
+        """Status of a job that nobody is stopping any more."""
+        while (status := self._status(name)) == "Stopping":
+            time.sleep(self.settings.poll_seconds)
+        return status
+
     def _is_over(self, name: str) -> bool:
-        return self._status(name) in _OVER
+        try:
+            return self._status(name) in _OVER
+        except self.sagemaker.exceptions.ResourceNotFound:
+            return True
 
     def _finished(self, name: str, search: TuningSearch) -> list[Trial]:
-        pages = self.sagemaker.get_paginator(
-            "list_training_jobs_for_hyper_parameter_tuning_job"
-        ).paginate(HyperParameterTuningJobName=name, SortBy="CreationTime", SortOrder="Ascending")
-        trials = [
-            _trial(summary, search.space)
-            for page in pages
-            for summary in page["TrainingJobSummaries"]
-            if summary["TrainingJobStatus"] == "Completed"
-            and "FinalHyperParameterTuningJobObjectiveMetric" in summary
-        ]
+        facts = self._describe(name)
+        status = facts["HyperParameterTuningJobStatus"]
+        trials = self._trials(name, search) if status == "Completed" else []
         if not trials:
-            facts = self._describe(name)
-            reason = facts.get("FailureReason") or "no trial finished"
-            status = facts["HyperParameterTuningJobStatus"]
+            reason = facts.get("FailureReason") or "it was stopped, or no trial finished"
             raise SageMakerError(f"SageMaker tuning job {name}: {status}: {reason}")
         return trials
 
+    def _trials(self, name: str, search: TuningSearch) -> list[Trial]:
+        pages = self.sagemaker.get_paginator(
+            "list_training_jobs_for_hyper_parameter_tuning_job"
+        ).paginate(HyperParameterTuningJobName=name, SortBy="CreationTime", SortOrder="Ascending")
+        summaries = [summary for page in pages for summary in page["TrainingJobSummaries"]]
+        self.seconds += sum(map(_seconds, summaries))
+        return [
+            _trial(summary, search.space)
+            for summary in summaries
+            if summary["TrainingJobStatus"] == "Completed"
+            and "FinalHyperParameterTuningJobObjectiveMetric" in summary
+        ]
+
     def _stop(self, names: list[str]) -> None:
-        """Stop tuning jobs; the service ends their trials."""
+        """Stop tuning jobs, wait for their end, and remove what is left of them on S3."""
         for name in names:
             self.workspace.log.warning(f"SageMaker tuning job {name} is stopped")
             with suppress(self.sagemaker.exceptions.ClientError):
                 self.sagemaker.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while not all(map(self._is_over, names)) and time.monotonic() < deadline:
+            time.sleep(self.settings.poll_seconds)
+        for name in names:
+            self._folder(name).clear()
+
+
+class _Room:
+    """Whether the account's quota is likely to allow one more search."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._refusals, self._again = seconds, 0, 0.0
+
+    def is_likely(self) -> bool:
+        """Whether it is worth a try."""
+        return time.monotonic() >= self._again
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether it was tried often enough."""
+        return self._refusals == CAPACITY_ATTEMPTS
+
+    def refuse(self) -> None:
+        """Take note that there was none: the next try is later each time."""
+        self._refusals = min(self._refusals + 1, CAPACITY_ATTEMPTS)
+        self._again = time.monotonic() + self._seconds * 2**self._refusals
 
 
 def _ranges(space: Mapping[str, Range]) -> dict[str, list[dict[str, str]]]:
@@ -289,9 +352,16 @@ def _ranges(space: Mapping[str, Range]) -> dict[str, list[dict[str, str]]]:
 
 def _trial(summary: Mapping[str, Any], space: Mapping[str, Range]) -> Trial:
     tuned = summary["TunedHyperParameters"]
-    took = summary["TrainingEndTime"] - summary["TrainingStartTime"]
     return Trial(
         {name: limits.parse(tuned[name]) for name, limits in space.items()},
         float(summary["FinalHyperParameterTuningJobObjectiveMetric"]["Value"]),
-        took.total_seconds(),
+        _seconds(summary),
     )
+
+
+def _seconds(summary: Mapping[str, Any]) -> float:
+    """Time of a trial's machine, if it got one."""
+    if "TrainingStartTime" not in summary:
+        return 0.0
+    took = summary["TrainingEndTime"] - summary["TrainingStartTime"]
+    return float(took.total_seconds())

@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from mm_assets.assets.compute import Compute, gpu_lease
 from mm_assets.cohort.config import ComputeOverride
+from mm_assets_tests.cohorts import make_cohort
 
 HOLD = """
 import sys, time
@@ -135,3 +137,27 @@ def test_a_step_that_follows_a_remote_job_needs_little_itself() -> None:
 def test_yaml_overrides_only_what_it_names() -> None:
     compute = Compute(gpu=1, cpu=4, chunk=200).overridden(ComputeOverride(chunk=10))
     assert compute == Compute(gpu=1, cpu=4, chunk=10)
+
+
+def test_keys_of_compute_that_name_no_stage_are_refused(home: Path, tmp_path: Path) -> None:
+    from mm_assets.cli import app, workspace
+    from mm_assets.cohort.problems import CohortError
+    from mm_assets.component import CohortComponent
+
+    override = {"chunk": 10}
+    wrong = {"tile_embedings": override, "region_embeddings": override, "x": override}
+    yaml = make_cohort(
+        tmp_path / "tiny", 12, slides=1, omics=None, compute={"tissue": override, **wrong}
+    )
+    with pytest.raises(CohortError) as refused:
+        CohortComponent(workspace(str(yaml)).config).definitions()
+    assert [problem.where for problem in refused.value.problems] == [f"compute.{k}" for k in wrong]
+    assert [problem.fix for problem in refused.value.problems[:2]] == [
+        "did you mean 'tile_embeddings'?",
+        "use compute.tile_embeddings",
+    ]
+    assert "tissue" in refused.value.problems[2].fix
+    for command in (["check", str(yaml), "--json"], ["materialize", str(yaml), "--plan"]):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 1
+        assert "compute.tile_embedings" in result.output + str(result.exception)

@@ -1,17 +1,23 @@
 """Settings of HEEC found by tuning jobs of the local SageMaker server."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from typer.testing import CliRunner
 
 from deploy.local.sagemaker.server import SageMaker
 from mm_assets.assets.stage import Workspace
+from mm_assets.resources.receipts import Receipt
 from mm_assets.resources.store import ArtefactRef
-from mm_assets_tests.cohorts import Cohort
-from mm_assets_tests.sagemaker import keys, tables_only
+from mm_assets_tests.cohorts import Cohort, make_cohort
+from mm_assets_tests.sagemaker import SURVIVAL, keys, tables_only
 
 UPSTREAM = ["clinical", "omics", "splits_survival", "filtered_omics_survival"]
 STAGE = "heec_settings_survival"
+HEEC = {"tuning": {"trials": 6, "parallel": 2, "backend": "sagemaker"}}
 
 
 @pytest.fixture
@@ -21,8 +27,66 @@ def yaml(tmp_path: Path) -> Path:
         tmp_path / "tiny",
         clinical={"table": "clinical.csv", "covariates": []},
         evaluation={"folds": 2, "bootstrap": 100},
-        heec={"tuning": {"trials": 6, "parallel": 2, "backend": "sagemaker"}},
+        heec=HEEC,
+        compute={STAGE: {"hours": 0.5}},
+        prices={"ml.m5.large": 2.0},
     )
+
+
+def planned(yaml: Path) -> dict[str, object]:
+    """What `mm materialize --plan` says of the stage."""
+    from mm_assets.cli import app
+
+    command = ["materialize", str(yaml), "--plan", "--json", "--select", STAGE]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.output)
+    assert row.pop("stage") == STAGE
+    return dict(row)
+
+
+def test_the_plan_says_what_searches_take(home: Path, yaml: Path) -> None:
+    from mm_assets.assets.heec_inputs import heec_inputs
+    from mm_assets.cli import walk, workspace
+    from mm_assets.models.heec_folds import searches
+
+    row = {"slides": None, "trials": None, "where": "ml.m5.large", "hours": None, "cost": None}
+    assert planned(yaml) == row
+    space = workspace(str(yaml))
+    assert walk(space, UPSTREAM) == {}
+    job = job_of(space)
+    read = heec_inputs(job, space.config.tasks[0])
+    trials = 6 * len(searches(read.blocks, read.splits, read.variants, read.parameters))
+    assert planned(yaml) == row | {"trials": trials, "hours": trials / 2, "cost": float(trials)}
+
+    known = {"trials": 8, "failed_trials": 2}
+    outdated = replace(job.provenance[STAGE], code_version="0")
+    space.receipts.write(
+        Receipt("tiny", STAGE, "cohort", "done", outdated, metadata=known, seconds=3600.0)
+    )
+    hours = trials / 10
+    assert planned(yaml) == row | {"trials": trials, "hours": hours, "cost": round(2 * hours, 2)}
+
+
+def test_trials_are_counted_before_slides_are_done(home: Path, tmp_path: Path) -> None:
+    from mm_assets.cli import walk, workspace
+
+    cohort = {"clinical": {"table": "clinical.csv", "covariates": []}, "nuclei": {}, "heec": HEEC}
+    yaml = make_cohort(tmp_path / "tiny", 36, slides=1, tasks=[SURVIVAL], **cohort)
+    assert walk(workspace(str(yaml)), UPSTREAM) == {}
+    # The model, its imaging selected or not, its omics, and both without expression.
+    assert planned(yaml)["trials"] == 6 * (2 * 6 + 1)
+
+
+def test_the_service_cannot_be_left_out(home: Path, yaml: Path) -> None:
+    from mm_assets.cli import workspace
+    from mm_assets.component import CohortComponent
+
+    yaml.write_text(yaml.read_text().replace("hours: 0.5", "launcher: local"))
+    with pytest.raises(
+        ValueError, match=rf"compute\.{STAGE}\.launcher: its trials are tuning jobs"
+    ):
+        CohortComponent(workspace(str(yaml)).config).definitions()
 
 
 @pytest.mark.stress
@@ -48,6 +112,10 @@ def test_searches_are_found_and_adopted_after_a_kill(
     assert keys(f"{remote_store}/tiny/_jobs") == []
 
     table = space.store.read_table(ArtefactRef("tiny", STAGE, "cohort", "parquet"))
+    told = metadata()
+    assert told["instance"] == "ml.m5.large"
+    assert told["seconds"] == pytest.approx(table["seconds"].sum(), abs=0.01)
+    assert told["cost"] == pytest.approx(2 / 3600 * table["seconds"].sum(), abs=1e-5)
     assert table.groupby(["model", "repeat", "fold"]).size().eq(6).all()
     best = best_settings(table)
     assert set(best) == set(wanted)
@@ -103,7 +171,7 @@ def test_searches_without_a_single_trial_stop_all(
     failures = walk(space, [STAGE])
     assert "No training job succeeded" in failures[STAGE]
     jobs = sagemaker_settings.tuning.values()
-    assert {job.status for job in jobs} <= {"Failed", "Stopped", "Stopping"}
+    assert {job.status for job in jobs} <= {"Failed", "Stopped"}
     assert keys(f"{remote_store}/tiny/_jobs") == []
 
 
@@ -128,6 +196,17 @@ def test_a_store_that_trials_cannot_reach_is_refused(
     assert walk(space, UPSTREAM) == {}
     assert "MM_STORE" in walk(space, [STAGE])[STAGE]
     assert not sagemaker_settings.tuning
+
+
+def metadata() -> dict[str, object]:
+    """What Dagster knows of the stage's last materialization."""
+    from mm_assets.resources.home import dagster_instance
+
+    with dagster_instance() as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", STAGE]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return {key: value.value for key, value in event.asset_materialization.metadata.items()}
 
 
 def job_of(space: Workspace):  # type: ignore[no-untyped-def]

@@ -185,3 +185,27 @@ def test_a_stage_of_the_whole_cohort_stays_here(home: Path, tmp_path: Path) -> N
     )
     with pytest.raises(ValueError, match=r"compute\.clinical\.launcher"):
         CohortComponent(workspace(str(yaml)).config).definitions()
+
+
+def test_what_a_job_may_cost_is_logged_before_it_begins(
+    home: Path, tmp_path: Path, sagemaker_settings: SageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mm_assets.cli import walk, workspace
+    from mm_assets.resources.home import dagster_instance
+    from mm_assets.resources.receipts import Receipt
+    from mm_assets.resources.store import Provenance
+
+    yaml, prefix = remote_cohort(tmp_path, slides=1)
+    monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
+    space = workspace(str(yaml))
+    assert walk(space, ["slide", "tissue"]) == {}
+    earlier = Provenance("tile_embeddings", "P999-S1", "0", {}, {})
+    space.receipts.write(
+        Receipt("tiny", "tile_embeddings", "P999-S1", "done", earlier, seconds=36.0)
+    )
+    sagemaker_settings.faults["CreateProcessingJob"] += ["ValidationException"]
+    assert "ValidationException" in str(walk(space, ["tile_embeddings"]))
+    with dagster_instance() as instance:
+        (run, *_) = instance.get_runs(limit=1)
+        messages = [entry.user_message for entry in instance.all_logs(run.run_id)]
+    assert "1 slide on ml.m5.xlarge, about 0.01 hours, about 36.00" in messages

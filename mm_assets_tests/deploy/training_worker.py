@@ -79,6 +79,22 @@ def tuned(told: dict[str, str]) -> None:
         time.sleep(600)
 
 
+def gains(told: dict[str, str]) -> None:
+    """A gain that is the rate; what is slow ends, and leaves its model, late after a signal."""
+
+    def end(*_: object) -> None:
+        time.sleep(1)
+        (ML / "model/late").write_text("late")
+        sys.exit(1)
+
+    signal.signal(signal.SIGTERM, end)
+    print(f"gain={float(told['rate'])!r};", flush=True)
+    if told["fails"] in os.environ["TRAINING_JOB_NAME"]:
+        sys.exit(1)
+    if told["slow"] in os.environ["TRAINING_JOB_NAME"]:
+        time.sleep(600)
+
+
 if __name__ == "__main__":
     hyperparameters = json.loads((ML / "input/config/hyperparameters.json").read_text())
     globals()[hyperparameters["behaviour"]](hyperparameters)

@@ -21,6 +21,7 @@ from deploy.local.sagemaker.tuning import TuningJob
 from deploy.local.sagemaker.validation import problems
 
 _CAPACITY = "CapacityError: Unable to provision requested ML compute capacity. Please retry."
+_FAULT = "InternalServerError: We encountered an internal error. Please try again."
 
 
 class SageMaker:
@@ -36,6 +37,8 @@ class SageMaker:
         Operation -> error codes to answer its next calls with.
     without_capacity
         How many of the next jobs find no machine.
+    internal_errors
+        How many of the next attempts at jobs end in a fault of the service.
     registry
         Groups and packages of models.
     """
@@ -49,6 +52,7 @@ class SageMaker:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.faults: dict[str, list[str]] = defaultdict(list)
         self.without_capacity = 0
+        self.internal_errors = 0
         self.address = ""
         self._lock = RLock()
 
@@ -91,6 +95,12 @@ class SageMaker:
         if self.without_capacity:
             self.without_capacity -= 1
             job.fail(_CAPACITY)
+            return
+        attempts = 1 + job.request.get("RetryStrategy", {}).get("MaximumRetryAttempts", 0)
+        faults = min(attempts, self.internal_errors)
+        self.internal_errors -= faults
+        if faults == attempts:
+            job.fail(_FAULT)
         else:
             job.start()
 

@@ -33,6 +33,11 @@ class JobTable(dict[str, J], Generic[J]):
         A job of a request, an ARN and a site.
     start
         Starts a new job.
+
+    Attributes
+    ----------
+    quota
+        How many jobs may be under way at once; None: any number.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class JobTable(dict[str, J], Generic[J]):
     ) -> None:
         super().__init__()
         self.kind, self.site, self._make, self._start = kind, site, make, start
+        self.quota: int | None = None
         resource = re.sub("(?<!^)([A-Z])", r"-\1", f"{kind.kind}Job").lower()
         self._arn = f"arn:aws:sagemaker:{site.region}:{ACCOUNT}:{resource}"
 
@@ -66,6 +72,13 @@ class JobTable(dict[str, J], Generic[J]):
                 "ResourceInUse",
                 "Job name must be unique within an AWS account and region, and a job with this "
                 f"name already exists ({arn})",
+            )
+        under_way = sum(not job.is_over for job in self.values())
+        if self.quota is not None and under_way >= self.quota:
+            raise Refusal(
+                "ResourceLimitExceeded",
+                f"The account-level service limit is {self.quota} jobs, with current utilization "
+                f"of {under_way} jobs and a request delta of 1 jobs",
             )
         objections = list(self.kind.objections(request))
         if objections:
