@@ -197,7 +197,8 @@ def weights_file(place: str) -> str:
     OSError
         When S3 does not say what is there.
     """
-    if is_file(place) or not (is_remote(place) or Path(place).is_dir()):
+    remote = is_remote(place)
+    if is_file(place) or not (remote or Path(place).is_dir()):
         return place
     files = [f"{place.rstrip('/')}/{name}" for name in WEIGHTS_FILES]
-    return next((file for file in files if is_file(file)), files[-1])
+    return next((file for file in files if is_file(file)), place if remote else files[-1])
