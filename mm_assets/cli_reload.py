@@ -32,5 +32,6 @@ def reload(
     except DagsterUserCodeUnreachableError as error:
         raise RuntimeError(f"the code server at {host}:{port} does not answer: {error}") from error
     if isinstance(found, SerializableErrorInfo):
-        raise RuntimeError(f"the cohorts cannot be loaded: {found.message.strip()}")
+        cause = found.cause or found
+        raise RuntimeError(f"the cohorts cannot be loaded: {cause.message.strip()}")
     out.print("the code server has loaded the cohorts anew")
