@@ -16,6 +16,7 @@ from mm_assets.cli_encoders import encoders
 from mm_assets.cli_evidence import evidence
 from mm_assets.cli_predict import predict
 from mm_assets.cli_promote import promote
+from mm_assets.cli_reload import reload
 from mm_assets.cli_view import opinions, view
 from mm_assets.cli_walk import progress_bars, walk
 from mm_assets.cohort.problems import CohortError, Problem
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 demo_app = typer.Typer(no_args_is_help=True, help="The synthetic demo cohort.")
 app.add_typer(demo_app, name="demo")
-for command in (encoders, evidence, view, opinions, predict, promote):
+for command in (encoders, evidence, view, opinions, predict, promote, reload):
     app.command()(command)
 FULL_BYTES = 1 << 20
 out, err = Console(), Console(stderr=True)
 
 Cohort = Annotated[str, typer.Argument(help="Name of a cohort, or the path of its defs.yaml.")]
+Patients = Annotated[int, typer.Option(min=4, help="Number of patients.")]
 Json = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
 
 
@@ -294,25 +296,38 @@ def ui(
 @demo_app.command("create")
 def demo_create(
     folder: Annotated[Path, typer.Option("--out", help="Folder to create.")],
-    patients: Annotated[int, typer.Option(min=4)] = 120,
+    patients: Patients = 120,
     seed: int = 0,
+    to: Annotated[str | None, typer.Option(help="Also put it at this s3:// address.")] = None,
+    slides_to: Annotated[str | None, typer.Option(help="And its slides at this one.")] = None,
 ) -> None:
-    """Write the synthetic cohort: slides, clinical table, omics and the planted truth."""
+    """Write the synthetic cohort: slides, clinical table, omics and the planted truth.
+
+    With --to s3://BUCKET/cohorts/NAME and --slides-to s3://BUCKET/PREFIX it is put on S3 too, as a
+    cohort of that name and without the truth.
+    """
     from mm_assets.assets.progress import Progress
     from mm_assets.synthetic.cohort import create_demo_cohort
+    from mm_assets.synthetic.publication import publish_demo_cohort
 
+    if bool(to) != bool(slides_to):
+        raise ValueError("--to and --slides-to go together: give both or neither")
+    log = logging.getLogger("mm_assets")
     with progress_bars():
-        progress = Progress("demo slides", 0, logging.getLogger("mm_assets"))
-        create_demo_cohort(folder, patients=patients, seed=seed, progress=progress.update)
+        made = Progress("demo slides", 0, log)
+        create_demo_cohort(folder, patients=patients, seed=seed, progress=made.update)
+        if to and slides_to:
+            sent = Progress("slides uploaded", 0, log)
+            publish_demo_cohort(folder, slides_to, to, sent.update)
 
 
 @demo_app.command("run")
-def demo_run() -> None:
+def demo_run(patients: Patients = 120) -> None:
     """Create the demo cohort, materialize everything and print where to look."""
     from mm_assets.assets.overview import result_rows
     from mm_assets.cohort.folders import mm_home
 
-    demo_create(mm_home() / "cohorts" / "demo")
+    demo_create(mm_home() / "cohorts" / "demo", patients)
     space = workspace("demo")
     failures = walk(space)
     for task in space.config.tasks:

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 BODY_HEADERS = ("content-length", "transfer-encoding", "expect")
+DENIED = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
 HOP_HEADERS = ("transfer-encoding", "connection", "date", "server")
 
 
@@ -86,3 +87,17 @@ def proxy(relay: Relay) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def forbidding_s3() -> Iterator[str]:
+    """Address of a server that allows nothing."""
+
+    def refuse(request: BaseHTTPRequestHandler) -> None:
+        read_body(request)
+        content = b"" if request.command == "HEAD" else DENIED
+        send_head(request, Answer(403, (("Content-Length", str(len(content))),), content))
+        request.wfile.write(content)
+
+    with proxy(refuse) as address:
+        yield address

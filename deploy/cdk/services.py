@@ -156,6 +156,7 @@ class Services(Construct):
             f"{owner.upper()}_PG_PORT": str(PORT),
             f"{owner.upper()}_PG_DATABASE": owner,
             "MM_CODE_HOST": f"code.{NAMESPACE}",
+            "MM_COHORTS": f"s3://{buckets['store'].bucket_name}/cohorts",
             "MM_LAUNCHER": "sagemaker",
             "MM_LOG_BUCKET": buckets["logs"].bucket_name,
             "MM_RUN_TASK_DEFINITION": RUNS,

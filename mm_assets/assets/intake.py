@@ -141,14 +141,14 @@ def _inspect(
     report: Report,
 ) -> None:
     """Open and check slides, in a child process; the outcome is what is wrong, or None."""
-    from mm_assets.cohort.cache import local_slide
+    from mm_assets.cohort.cache import local_copy
     from mm_assets.wsi.inspection import inspect_slide
 
     def inspect(slide: str) -> None:
         path, mpp = files[slide]
         report.started(slide)
         try:
-            with local_slide(path, slide_cache()) as local, named_by_id(config, slide, local):
+            with local_copy(path, slide_cache()) as local, named_by_id(config, slide, local):
                 inspect_slide(local, mpp)
         except Exception as error:
             expected = isinstance(error, SlideError | OSError)

@@ -100,7 +100,7 @@ def slide_stage(config: CohortConfig) -> SlideStage:
 
 @contextmanager
 def _slide_worker(workspace: Workspace) -> Iterator[SlideWorker]:
-    from mm_assets.cohort.cache import local_slide
+    from mm_assets.cohort.cache import local_copy
     from mm_assets.wsi.findings import identifying_findings
     from mm_assets.wsi.inspection import inspect_slide, slide_digest
 
@@ -111,7 +111,7 @@ def _slide_worker(workspace: Workspace) -> Iterator[SlideWorker]:
     def work(job: Job) -> Mapping[str, Produced]:
         row = rows[job.name]
         with (
-            local_slide(row.path, slide_cache()) as path,
+            local_copy(row.path, slide_cache()) as path,
             named_by_id(workspace.config, job.name, path),
         ):
             return {"slide": make(job, row, path)}
@@ -183,7 +183,7 @@ def open_taken_in(workspace: Workspace, slide: "Receipt", row: ManifestRow) -> "
     SlideError
         When the cohort wants copies and the slide, taken in before it did, has none.
     """
-    from mm_assets.cohort.cache import local_slide
+    from mm_assets.cohort.cache import local_copy
     from mm_assets.wsi.slide import open_slide
 
     path, copies = row.path, set(slide.outputs) - {"json"}
@@ -193,7 +193,7 @@ def open_taken_in(workspace: Workspace, slide: "Receipt", row: ManifestRow) -> "
     for extension in copies:
         ref = ArtefactRef(workspace.config.cohort, "slide", slide.name, extension)
         path = workspace.store.address(ref)
-    with local_slide(path, slide_cache()) as local, open_slide(local, row.mpp) as slide_file:
+    with local_copy(path, slide_cache()) as local, open_slide(local, row.mpp) as slide_file:
         yield slide_file
 
 

@@ -1,12 +1,13 @@
 """Local copies of slides that lie under `s3://`: bounded in size, shared by threads and processes.
 
+Weights of encoders are kept in the same way, in a folder of their own.
+
 One folder for each content, ``<digest of address and entity tags>.<bytes>``. Who fetches or uses a
 slide holds a shared lock on its folder, who removes it an exclusive one, and who fetches it also
 one on the folder it is fetched into, from which a rename makes it visible. The kernel frees the
 locks of a process that dies, however it dies.
 """
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -16,10 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urlsplit
 
-from mm_assets.cohort.checksums import matches
+from mm_assets.cohort.objects import RemoteObject, download, explained, list_objects
 from mm_assets.cohort.s3 import s3_client
 from mm_assets.cohort.sources import is_remote
 
@@ -28,18 +28,11 @@ _WHOLE, _FETCH = "whole", "fetch"
 
 
 @dataclass(frozen=True)
-class _Object:
-    key: str
-    size: int
-    etag: str
-
-
-@dataclass(frozen=True)
 class _RemoteSlide:
     """Objects of one slide, the one that is opened first."""
 
     bucket: str
-    objects: tuple[_Object, ...]
+    objects: tuple[RemoteObject, ...]
 
     @cached_property
     def size(self) -> int:
@@ -51,7 +44,7 @@ class _RemoteSlide:
         facts = "\n".join(f"{self.bucket}/{o.key} {o.size} {o.etag}" for o in self.objects)
         return f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.{self.size}"
 
-    def place(self, part: _Object) -> PurePosixPath:
+    def place(self, part: RemoteObject) -> PurePosixPath:
         """Path of a part within the slide's folder."""
         return PurePosixPath(part.key).relative_to(PurePosixPath(self.objects[0].key).parent)
 
@@ -75,8 +68,8 @@ def cache_limit() -> int:
 
 
 @contextmanager
-def local_slide(path: str, folder: Path) -> Iterator[Path]:
-    """A local file with the slide's content, there for as long as the context is open.
+def local_copy(path: str, folder: Path) -> Iterator[Path]:
+    """A local file with the content, there for as long as the context is open.
 
     A local path is given as it is. An S3 object is fetched into the cache in `folder`, by one
     thread of one process however many ask for it; a ``.mrxs`` brings its folder. To keep the
@@ -96,14 +89,14 @@ def local_slide(path: str, folder: Path) -> Iterator[Path]:
     if not is_remote(path):
         yield Path(path)
         return
-    with _explained(PurePosixPath(path).name):
+    with explained(PurePosixPath(path).name):
         slide = _describe(path)
         handle = _hold(slide, folder)
     try:
         yield folder / slide.entry / _WHOLE / slide.place(slide.objects[0])
     finally:
         os.close(handle)
-        with _locked(folder) as present:
+        with locked(folder) as present:
             if present:
                 _make_room(folder, 0)
 
@@ -112,16 +105,10 @@ def _describe(path: str) -> _RemoteSlide:
     address = urlsplit(path)
     bucket, key = address.netloc, path.removeprefix(f"s3://{address.netloc}/")
     facts = s3_client().head_object(Bucket=bucket, Key=key)
-    objects = [_Object(key, facts["ContentLength"], facts["ETag"])]
+    objects = [RemoteObject(key, facts["ContentLength"], facts["ETag"])]
     if key.lower().endswith(".mrxs"):
         prefix = str(PurePosixPath(key).with_suffix("")) + "/"
-        pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        found = [item for page in pages for item in page.get("Contents", [])]
-        objects += [
-            _Object(item["Key"], item["Size"], item["ETag"])
-            for item in found
-            if not item["Key"].endswith("/")
-        ]
+        objects += list_objects(bucket, prefix)
     if any(".." in PurePosixPath(part.key).parts for part in objects):
         raise OSError("a part of it is named '..', which would leave the cache: rename it")
     return _RemoteSlide(bucket, tuple(objects))
@@ -133,7 +120,7 @@ def _hold(slide: _RemoteSlide, folder: Path) -> int:
     handle = _pin(entry, slide.size)
     try:
         (entry / _FETCH).mkdir(exist_ok=True)
-        with _locked(entry / _FETCH):
+        with locked(entry / _FETCH):
             if not (entry / _WHOLE).exists():
                 _fetch(slide, entry)
     except BaseException:
@@ -149,7 +136,7 @@ def _pin(entry: Path, size: int) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     while True:
         if not entry.exists():
-            with _locked(folder):
+            with locked(folder):
                 _make_room(folder, size)
                 entry.mkdir(exist_ok=True)
         handle = _lock(entry, fcntl.LOCK_SH)
@@ -202,39 +189,14 @@ def _fetch(slide: _RemoteSlide, entry: Path) -> None:
         for part in slide.objects:
             target = draft / slide.place(part)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _download(slide.bucket, part, target)
+            download(slide.bucket, part, target)
         draft.rename(entry / _WHOLE)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _download(bucket: str, part: _Object, target: Path) -> None:
-    """Fetch one object in parallel ranges, all of the content that `part` names."""
-    from s3transfer.manager import TransferManager
-    from s3transfer.subscribers import BaseSubscriber
-
-    class KnownContent(BaseSubscriber):
-        """Every range is asked for with If-Match, so that no two contents are mixed."""
-
-        def on_queued(self, future: Any, **_: Any) -> None:
-            future.meta.provide_transfer_size(part.size)
-            future.meta.provide_object_etag(part.etag)
-
-    client = s3_client()
-    with target.open("wb") as copy:
-        with TransferManager(client) as transfers:
-            transfers.download(bucket, part.key, copy, subscribers=[KnownContent()]).result()
-        copy.flush()
-        os.fsync(copy.fileno())
-    facts = client.head_object(Bucket=bucket, Key=part.key, ChecksumMode="ENABLED")
-    if facts["ETag"] != part.etag or target.stat().st_size != part.size:
-        raise OSError("it changed while it was copied: try again")
-    if not matches(target, facts):
-        raise OSError("the copy does not match the checksum that S3 keeps: try again")
-
-
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
+def locked(folder: Path) -> Iterator[bool]:
     """Alone among threads and processes with a folder; False when there is none."""
     handle = _lock(folder, fcntl.LOCK_EX)
     try:
@@ -269,30 +231,3 @@ def _is(handle: int, folder: Path) -> bool:
         return os.path.samestat(os.fstat(handle), folder.stat())
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Errors of S3 and of the disk in words, as `OSError`."""
-    from botocore.exceptions import BotoCoreError, ClientError
-    from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
-
-    try:
-        yield
-    except ClientError as error:
-        code = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if code == 404:
-            raise FileNotFoundError(f"{name}: no such object") from error
-        raise OSError(f"{name}: S3 refuses it: {error}. Check credentials and region.") from error
-    except S3DownloadFailedError as error:
-        raise OSError(f"{name}: it changed while it was copied: try again") from error
-    except (BotoCoreError, RetriesExceededError) as error:
-        raise OSError(f"{name}: cannot be fetched: {error}. Try again.") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OSError(
-                error.errno,
-                f"{name}: no space for it in the slide cache. Free some space, or move MM_HOME, "
-                f"then run again: finished work is kept",
-            ) from error
-        raise OSError(f"{name}: {error}") from error

@@ -22,7 +22,7 @@ from mm_assets.cohort.config import (
 from mm_assets.cohort.folders import mm_home
 from mm_assets.cohort.manifest import read_manifest
 from mm_assets.cohort.problems import CohortError, Problem
-from mm_assets.cohort.sources import list_files, stamps
+from mm_assets.cohort.sources import is_file, list_files, stamps
 from mm_assets.cohort.splits import PRESERVE_SITES, check_splits, make_splits, read_splits
 from mm_assets.cohort.tables import listing
 from mm_assets.encoders.catalogue import weights_file
@@ -243,13 +243,18 @@ def _keep(path: Path, findings: dict[str, object]) -> None:
 
 def _file_problems(config: CohortConfig) -> Iterator[Problem]:
     """Files named in the YAML that are read later only."""
-    files = [("evaluation.attainable", config.evaluation.attainable)]
-    if config.slides:
-        named = _weights(config).items()
-        files += [(key, str(weights_file(Path(at)))) for key, at in named if is_path(at)]
-    for key, path in files:
-        if path and not Path(path).is_file():
-            yield Problem(key, f"no such file: {path}", "check the path")
+    attainable = config.evaluation.attainable
+    if attainable and not Path(attainable).is_file():
+        yield Problem("evaluation.attainable", f"no such file: {attainable}", "check the path")
+    for key, weights in _weights(config).items() if config.slides else ():
+        if not is_path(weights):
+            continue
+        try:
+            path = weights_file(weights)
+            if not is_file(path):
+                yield Problem(key, f"no such file: {path}", "check the path")
+        except OSError as error:
+            yield Problem(key, f"{weights} cannot be looked up: {error}", "check the address")
 
 
 def _weights(config: CohortConfig) -> dict[str, str]:

@@ -85,8 +85,9 @@ class EncoderConfig(_Strict):
     )
     weights: str = Field(
         "imagenet",
-        description="`imagenet`; the path of a checkpoint or of a folder as published; `hub` "
-        "(foundation models, downloaded with your own token); or `random:<seed>` (demo only).",
+        description="`imagenet`; the path or `s3://` address of a checkpoint or of a folder as "
+        "published; `hub` (foundation models, downloaded with your own token); or `random:<seed>` "
+        "(demo only).",
     )
 
 
@@ -161,8 +162,9 @@ class HiptConfig(NetworkConfig):
     """HIPT: tiles and regions embedded by two transformers, and attention over regions."""
 
     tile_weights: str = Field(
-        description="ViT-256: path of the published checkpoint or of a state dict, `cohort` (as "
-        "pre-trained on this cohort by the section `ssl`), or `random:<seed>` (demo only)."
+        description="ViT-256: path or `s3://` address of the published checkpoint or of a state "
+        "dict, `cohort` (as pre-trained on this cohort by the section `ssl`), or `random:<seed>` "
+        "(demo only)."
     )
     region_weights: str = Field(description="ViT-4K, likewise.")
 

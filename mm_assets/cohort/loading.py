@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from pydantic import BaseModel, ValidationError
 
 from mm_assets.cohort import config as schema
 from mm_assets.cohort.config import CohortConfig
+from mm_assets.cohort.mirror import mirrored
 from mm_assets.cohort.problems import CohortError, Problem
+from mm_assets.cohort.sources import is_remote
 
 COMPONENT = "mm_assets.CohortComponent"
 COHORTS_VARIABLE = "MM_COHORTS"
 FILE_NAME = "defs.yaml"
+PACKAGE = Path(__file__).parents[1] / "defs"
+_PATH_SEPARATOR = re.compile(rf"{os.pathsep}(?!//)")  # not the colon of an s3:// address
 _SHOWN_VALUE = 60
 
 
@@ -58,25 +63,27 @@ def load_config(path: Path) -> CohortConfig:
 def find_cohorts() -> dict[str, Path]:
     """YAML file of every cohort, by name: those of the package and those in `MM_COHORTS`.
 
-    Every folder of the path list `MM_COHORTS` either is a cohort's (it holds ``defs.yaml``), or
-    holds cohorts' folders. A file that cannot be read goes by the name of its folder, so that
-    reading it says what is wrong.
+    Every folder or ``s3://`` address of the path list `MM_COHORTS` either is a cohort's (it holds
+    ``defs.yaml``), or holds cohorts' folders; what lies at an address is copied (`mirrored`). A
+    file that cannot be read goes by the name of its folder, so that reading it says what is wrong.
 
     Raises
     ------
     CohortError
-        When a folder of `MM_COHORTS` does not exist, or two cohorts have the same name.
+        When a folder of `MM_COHORTS` does not exist, an address cannot be read or holds nothing,
+        or two cohorts have the same name.
     """
-    listed = [p for p in os.environ.get(COHORTS_VARIABLE, "").split(os.pathsep) if p.strip()]
-    folders = [Path(part).expanduser().absolute() for part in listed]
-    problems = [
-        Problem(COHORTS_VARIABLE, f"no such folder: {folder}", "a list of folders")
-        for folder in folders
-        if not folder.is_dir()
-    ]
-    package = Path(__file__).parents[1] / "defs"
+    problems: list[Problem] = []
+    folders = [PACKAGE]
+    for part in _PATH_SEPARATOR.split(os.environ.get(COHORTS_VARIABLE, "")):
+        try:
+            folders += [_folder(part.strip())] if part.strip() else []
+        except OSError as error:
+            problems.append(
+                Problem(COHORTS_VARIABLE, str(error), "a list of folders and s3:// addresses")
+            )
     cohorts: dict[str, Path] = {}
-    for path in dict.fromkeys(p for folder in [package, *folders] for p in _files(folder)):
+    for path in dict.fromkeys(p for folder in folders for p in _files(folder)):
         name = _cohort_name(path)
         if name in cohorts:
             what = f"cohort {name!r} is also defined in {cohorts[name]}"
@@ -85,6 +92,16 @@ def find_cohorts() -> dict[str, Path]:
     if problems:
         raise CohortError(problems)
     return cohorts
+
+
+def _folder(place: str) -> Path:
+    """Folder of this machine with what is at a path or ``s3://`` address."""
+    if is_remote(place):
+        return mirrored(place)
+    folder = Path(place).expanduser().absolute()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    return folder
 
 
 def _files(folder: Path) -> list[Path]:

@@ -84,6 +84,20 @@ def stamps(paths: Iterable[str]) -> dict[str, str]:
     }
 
 
+def is_file(path: str) -> bool:
+    """Whether there is a file at a path or ``s3://`` address.
+
+    Raises
+    ------
+    OSError
+        When S3 does not say.
+    """
+    if not is_remote(path):
+        return os.path.isfile(path)
+    filesystem, key = _opened(path)
+    return bool(filesystem.get_file_info(key).type == pafs.FileType.File)
+
+
 def leads_outside(root: str, path: str) -> bool:
     """Whether `path` (absolute, or relative to `root`) is not under `root`, links resolved."""
     if is_remote(root):

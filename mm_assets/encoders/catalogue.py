@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mm_assets.cohort.sources import is_file, is_remote
+
 Colour = tuple[float, float, float]
 IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
@@ -184,12 +186,19 @@ def _found(folder: Path, name: str, published: Published) -> dict[str, str]:
 def stored_weights(folder: Path, name: str) -> Path | None:
     """Weights of an encoder in a folder of weights: a file of any extension, or a folder."""
     candidates = [folder / name, *sorted(folder.glob(f"{name}.*"))]
-    return next((path for path in candidates if weights_file(path).is_file()), None)
+    return next((path for path in candidates if is_file(weights_file(str(path)))), None)
 
 
-def weights_file(path: Path) -> Path:
-    """The path itself, or the file of weights in a folder as the makers of a model publish it."""
-    if not path.is_dir():
-        return path
-    files = [path / name for name in WEIGHTS_FILES]
-    return next((file for file in files if file.is_file()), files[-1])
+def weights_file(place: str) -> str:
+    """The path or address, or of a folder the file of weights as the makers of a model publish it.
+
+    Raises
+    ------
+    OSError
+        When S3 does not say what is there.
+    """
+    remote = is_remote(place)
+    if is_file(place) or not (remote or Path(place).is_dir()):
+        return place
+    files = [f"{place.rstrip('/')}/{name}" for name in WEIGHTS_FILES]
+    return next((file for file in files if is_file(file)), place if remote else files[-1])

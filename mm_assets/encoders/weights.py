@@ -2,10 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm_assets.cohort.cache import local_copy
+from mm_assets.cohort.folders import mm_home
 from mm_assets.encoders.catalogue import FOUNDATION, HIPT, HIPT_REGIONS, weights_file
 from mm_assets.encoders.checkpoint import WeightsError, read_state
 
@@ -16,6 +19,7 @@ RANDOM = "random:"
 TIMM = "timm:"
 IMAGENET = "imagenet"
 HUB = "hub"
+_CACHE = "cache/weights"
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,8 @@ def load_weights(architecture: str, weights: str) -> Weights:
         As for `blank_network`.
     weights
         ``imagenet``, ``random:<seed>``, ``hub`` (models of the catalogue, with the user's token),
-        or the path of a state dict, of a checkpoint of DINO, or of a folder that holds
-        ``model.safetensors`` or ``pytorch_model.bin``.
+        or the path or ``s3://`` address of a state dict, of a checkpoint of DINO, or of a folder
+        that holds ``model.safetensors`` or ``pytorch_model.bin``.
 
     Raises
     ------
@@ -118,10 +122,14 @@ def load_weights(architecture: str, weights: str) -> Weights:
         return _imagenet(architecture)
     if weights == HUB:
         return _from_hub(architecture)
-    path = weights_file(Path(weights))
-    if not path.is_file():
-        raise WeightsError(f"no weights at {path}: put a state dict of {architecture} there")
-    return Weights(path.name, _fitting(architecture, read_state(path), path))
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(local_copy(weights_file(weights), mm_home() / _CACHE))
+        except OSError as error:
+            raise WeightsError(f"no weights at {weights}: {error}") from error
+        if not path.is_file():
+            raise WeightsError(f"no weights at {path}: put a state dict of {architecture} there")
+        return Weights(path.name, _fitting(architecture, read_state(path), path))
 
 
 def _from_hub(architecture: str) -> Weights:

@@ -29,11 +29,11 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from mm_assets.cohort.objects import upload_file
 from mm_assets.cohort.s3 import s3_filesystem
 from mm_assets.resources.digest import bytes_digest, canonical_json, file_digest, table_digest
 from mm_assets.resources.provenance import JSON as JSON
 from mm_assets.resources.provenance import Provenance as Provenance
-from mm_assets.resources.upload import upload_file
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from mm_assets.cohort.cache import cache_limit, local_slide
+from mm_assets.cohort.cache import cache_limit, local_copy
 from mm_assets_tests.cohort.conftest import BUCKET
 from mm_assets_tests.slow_s3 import SlowS3, slow_s3
 
@@ -21,8 +21,8 @@ SIZE = 100_000
 USE = """
 import sys
 from pathlib import Path
-from mm_assets.cohort.cache import local_slide
-with local_slide(sys.argv[1], Path(sys.argv[2])) as copy:
+from mm_assets.cohort.cache import local_copy
+with local_copy(sys.argv[1], Path(sys.argv[2])) as copy:
     print(copy.stat().st_size, flush=True)
     sys.stdin.read()
 """
@@ -49,7 +49,7 @@ def upload(s3: "boto3.client") -> Callable[..., bytes]:
 
 
 def _use(name: str, cache: Path) -> bytes:
-    with local_slide(f"s3://{BUCKET}/c/{name}", cache) as copy:
+    with local_copy(f"s3://{BUCKET}/c/{name}", cache) as copy:
         assert copy.name == name
         return copy.read_bytes()
 
@@ -72,7 +72,7 @@ def _start(name: str, cache: Path) -> subprocess.Popen[str]:
 
 def test_a_local_path_stays(tmp_path: Path) -> None:
     slide = tmp_path / "a.svs"
-    with local_slide(str(slide), tmp_path / "cache") as copy:
+    with local_copy(str(slide), tmp_path / "cache") as copy:
         assert copy == slide
     assert not (tmp_path / "cache").exists()
 
@@ -97,7 +97,7 @@ def test_a_mirax_slide_brings_its_folder(
     upload("m2.mrxs")
     for _ in range(2):
         body = upload("m/data/0.dat")
-        with local_slide(f"s3://{BUCKET}/c/m.mrxs", tmp_path) as copy:
+        with local_copy(f"s3://{BUCKET}/c/m.mrxs", tmp_path) as copy:
             assert copy.read_bytes() == index
             assert (copy.parent / "m" / "data" / "0.dat").read_bytes() == body
             assert not (copy.parent / "m2.mrxs").exists()
@@ -126,8 +126,8 @@ def test_slides_in_use_stay_whatever_the_limit(
     assert elsewhere.stdout.readline() == f"{SIZE}\n"
     with ExitStack() as stack:
         path = f"s3://{BUCKET}/c/b.svs"
-        copy = stack.enter_context(local_slide(path, tmp_path))
-        again = stack.enter_context(local_slide(path, tmp_path))
+        copy = stack.enter_context(local_copy(path, tmp_path))
+        again = stack.enter_context(local_copy(path, tmp_path))
         assert _use("c.svs", tmp_path) == bodies["c.svs"]
         assert _kept(tmp_path) == {"a.svs", "b.svs"}
         assert copy == again

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from mm_assets.cohort.check import check_cohort
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.omics import readers
+from mm_assets_tests.cohort.conftest import BUCKET
+from mm_assets_tests.s3_proxy import forbidding_s3
 
 SURVIVAL = {"name": "survival", "kind": "survival", "time": "months", "event": "event"}
 SUBTYPE = {"name": "subtype", "kind": "classification", "column": "type", "classes": ["a", "b"]}
@@ -106,6 +109,23 @@ def test_weights_of_every_encoder_are_looked_for(
     (folder / "pytorch_model.bin").touch()
     (tmp_path / "none.pth").touch()
     assert check(attributes) == []
+
+
+def test_weights_on_s3_are_looked_for(
+    attributes: dict[str, Any], s3: "boto3.client", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attributes["imaging"] = {"weights": f"s3://{BUCKET}/weights/a.pth"}
+    missing = f"error: imaging.weights: no such file: s3://{BUCKET}/weights/a.pth (check the path)"
+    assert check(attributes) == [missing]
+    s3.put_object(Bucket=BUCKET, Key="weights/a.pth", Body=b"")
+    assert check(attributes) == []
+    attributes["imaging"] = {"weights": f"s3://{BUCKET}/weights"}
+    s3.put_object(Bucket=BUCKET, Key="weights/model.safetensors", Body=b"")
+    assert check(attributes) == []
+    with forbidding_s3() as address, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", address)
+        (unknown,) = check(attributes)
+    assert unknown.startswith(f"error: imaging.weights: s3://{BUCKET}/weights cannot be looked up")
 
 
 def test_slides_of_unknown_patients(attributes: dict[str, Any], tmp_path: Path) -> None:

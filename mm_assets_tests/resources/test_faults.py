@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mm_assets.cohort.cache import local_slide
+from mm_assets.cohort.cache import local_copy
 from mm_assets.cohort.s3 import SILENCE_SECONDS
 from mm_assets.resources.digest import bytes_digest
 from mm_assets.resources.provenance import Provenance
@@ -82,7 +82,7 @@ def _copy_slide(faulty: FaultyS3, name: str, folder: Path) -> None:
     boto3.client("s3", endpoint_url=faulty.server).put_object(
         Bucket="artefacts", Key=f"{name}/slide.svs", Body=LARGE
     )
-    with local_slide(f"{_uri(name)}/slide.svs", folder / "cache") as copy:
+    with local_copy(f"{_uri(name)}/slide.svs", folder / "cache") as copy:
         assert copy.read_bytes() == LARGE
 
 

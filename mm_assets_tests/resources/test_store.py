@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mm_assets.cohort.cache import local_slide
+from mm_assets.cohort.cache import local_copy
 from mm_assets.resources.digest import bytes_digest, table_digest
 from mm_assets.resources.store import (
     ArtefactRef,
@@ -78,7 +78,7 @@ class TestArtefactStore:
         data = np.random.default_rng(0).bytes(9 << 20)  # more than one part of an upload
         assert store.write_file(REPORT, lambda path: path.write_bytes(data)) == bytes_digest(data)
         assert store.read_bytes(REPORT) == data
-        with local_slide(store.address(REPORT), tmp_path / "cache") as local:
+        with local_copy(store.address(REPORT), tmp_path / "cache") as local:
             assert local.read_bytes() == data
 
         def interrupted(path: Path) -> None:

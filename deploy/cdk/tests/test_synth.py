@@ -87,6 +87,7 @@ def test_containers_are_what_was_promoted(synthesized: Synthesized) -> None:
         variables = {v["Name"]: v["Value"] for v in container["Environment"]}
         only = variables.get("MM_SYNTHETIC_ONLY")
         assert only == (None if synthesized.stage.production else "1")
+        assert json.dumps(variables["MM_COHORTS"]).endswith('/cohorts"]]}')
         assert not any("PASSWORD" in variable for variable in variables)
 
 
