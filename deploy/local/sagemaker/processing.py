@@ -16,7 +16,7 @@ class ProcessingJob(ProcessJob):
 
     @classmethod
     def objections(cls, request: dict[str, Any]) -> Iterator[str]:
-        """No entry point, places that no folder is mounted on, inputs and outputs of other kinds."""
+        """No entry point, places that nothing is mounted on, inputs and outputs of other kinds."""
         if "ContainerEntrypoint" not in request["AppSpecification"]:
             yield "ContainerEntrypoint must be given: the image has none"
         outputs = request.get("ProcessingOutputConfig", {}).get("Outputs", ())
