@@ -1,6 +1,6 @@
 """`python -m mm_assets.job STAGE FILE`: a stage's work, told by a file, wherever this runs.
 
-`python -m mm_assets.job train`, as SageMaker's tuning jobs call an image: one trial.
+`python -m mm_assets.job train`, what the image's `train` is for SageMaker's tuning jobs: one trial.
 
 The file is what `mm_assets.resources.launcher` writes. Artefacts and receipts go to the store, as
 they do when the same work is done beside Dagster; what is finished is told by messages of Dagster

@@ -2,7 +2,11 @@
 
 Reads ``MLFLOW_PG_HOST``, ``_PORT``, ``_DATABASE``, ``_USERNAME`` and ``_PASSWORD`` (PostgreSQL),
 ``MLFLOW_ARTIFACTS`` (an ``s3://`` folder), ``MLFLOW_TRACKING_USERNAME`` and ``_PASSWORD`` (who may
-do everything; others see models and change nothing) and ``MLFLOW_FLASK_SERVER_SECRET_KEY``.
+do everything; others see models and change nothing), ``MLFLOW_FLASK_SERVER_SECRET_KEY``,
+``MLFLOW_SERVER_ALLOWED_HOSTS`` (names, with port, by which clients call the server: a request that
+names another host is refused) and, where browsers reach it under a name of their own,
+``MLFLOW_SERVER_CORS_ALLOWED_ORIGINS`` (such as ``https://models.example.org``; without it they can
+look and change nothing).
 """
 
 import os
@@ -15,6 +19,7 @@ from urllib.parse import quote
 from mm_assets.resources.mlflow_quiet import QUIET
 
 PORT = 5000
+_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
 
 
 def database_uri(environment: Mapping[str, str]) -> str:
@@ -45,6 +50,9 @@ def auth_settings(environment: Mapping[str, str]) -> str:
 
 def main(port: int) -> None:
     """Become the server."""
+    if not os.environ.get(_HOSTS):
+        # Its health would be well nevertheless.
+        sys.exit(f"set {_HOSTS} to what clients call this server, such as mlflow:{port}")
     settings = Path(tempfile.mkdtemp(prefix="mlflow-")) / "auth.ini"
     settings.touch(0o600)
     settings.write_text(auth_settings(os.environ))

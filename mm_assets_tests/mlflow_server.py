@@ -13,6 +13,8 @@ from mm_assets_tests.daemon import free_port
 from mm_assets_tests.postgres import running_postgres
 
 START_SECONDS = 120
+# The names by which the server is called, and by which browsers know it.
+HOST, ORIGIN = "mlflow.example.org", "https://models.example.org"
 LOGIN = {
     "MLFLOW_TRACKING_USERNAME": "mm-assets",
     "MLFLOW_TRACKING_PASSWORD": "an open secret of tests",
@@ -40,6 +42,8 @@ def running_mlflow(artefacts: str) -> Iterator[str]:
             "MLFLOW_PG_PASSWORD": "a/b%c@d",
             "MLFLOW_ARTIFACTS": artefacts,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "signs sessions",
+            "MLFLOW_SERVER_ALLOWED_HOSTS": f"127.0.0.1:{port},{HOST}",
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ORIGIN,
         }
         command = [sys.executable, "-m", "mm_assets.shared_mlflow", str(port)]
         server = subprocess.Popen(command, env=environment, start_new_session=True)

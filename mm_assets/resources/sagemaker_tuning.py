@@ -1,7 +1,7 @@
 """SageMaker's hyper-parameter tuning jobs: searches by a service, adopted after a kill.
 
-A tuning job's children run the image's own entry point with the argument ``train``; the service
-lets nothing else be said. They read which search they belong to among their hyper-parameters.
+A tuning job's children run the image's ``train``; the service lets nothing else be said. They read
+which search they belong to among their hyper-parameters.
 """
 
 import json

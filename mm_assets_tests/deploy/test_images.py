@@ -1,22 +1,28 @@
 """Images: the file by hadolint, packages without torch, and builds that run."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from deploy.local.sagemaker.processing import ProcessingJob
 from deploy.local.sagemaker.server import SageMaker
+from mm_assets.assets.stage import Workspace
 from mm_assets.cli import walk, workspace
+from mm_assets.resources.receipts import Receipt
 from mm_assets_tests.conftest import REPOSITORY
 from mm_assets_tests.sagemaker import forget, remote_cohort
 
 IMAGES = REPOSITORY / "deploy" / "images"
 EMBEDDINGS = ("tile_embeddings", "region_embeddings")
 NEEDED = ("buildah", "debootstrap")
+ISOLATION = ("--isolation", "chroot")
 CERTIFICATES = Path("/etc/ssl/certs")
 
 
@@ -55,12 +61,12 @@ class Buildah:
         self._command = ("buildah", "--storage-driver", "vfs", *store)
 
     def __call__(self, *arguments: str) -> str:
-        """Run a command; its last line."""
+        """Run a command; what it prints."""
         done = subprocess.run(
             [*self._command, *arguments], cwd=REPOSITORY, capture_output=True, text=True
         )
         assert not done.returncode, done.stdout[-2000:] + done.stderr[-4000:]
-        return done.stdout.strip().rpartition("\n")[2]
+        return done.stdout.strip()
 
     def make_base(self) -> str:
         """Debian that trusts whom this machine trusts, in place of the public image."""
@@ -83,20 +89,22 @@ class Buildah:
     def build(self, base: str, target: str) -> str:
         """Build a target; a container made of it."""
         self(
-            *(
-                "build",
-                "--isolation",
-                "chroot",
-                "--format",
-                "docker",
-                "--build-arg",
-                f"BASE={base}",
-            ),
+            *("build", *ISOLATION, "--format", "docker", "--build-arg", f"BASE={base}"),
             *("--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro", "--target", target, "--tag", target),
             *("--file", str(IMAGES / "Dockerfile")),
             *("--ignorefile", str(IMAGES / "Dockerfile.dockerignore"), "."),
         )
         return self("from", target)
+
+    def configuration(self, target: str) -> dict[str, Any]:
+        """How containers of a target are started."""
+        facts = json.loads(self("inspect", "--type", "image", target))
+        found: dict[str, Any] = facts["Docker"]["config"]
+        return found
+
+    def shell(self, container: str, script: str) -> str:
+        """What a script prints in a container."""
+        return self("run", *ISOLATION, container, "--", "sh", "-c", script)
 
 
 @pytest.fixture(scope="module")
@@ -121,19 +129,69 @@ def test_images_are_built_and_a_job_in_one_makes_what_is_made_here(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base = images.make_base()
-    control = images.build(base, "control-plane")
-    facts = "mm doctor > doctor; grep -c openslide doctor; id -u"
-    shown = images("run", "--isolation", "chroot", control, "--", "sh", "-c", facts)
-    assert shown == "10001"
+    _try_control_plane(images, images.build(base, "control-plane"))
     worker = images.build(base, "cpu-worker")
+    _try_worker(images, worker)
 
     yaml, prefix = remote_cohort(tmp_path, slides=2)
     monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
     space = workspace(str(yaml))
     assert walk(space, ["slide", "tissue", "tile_embeddings"]) == {}
-    here = {asset: space.receipts.read_all("tiny", asset) for asset in EMBEDDINGS}
+    here = _embeddings(space)
     forget(space, here)
     (job,) = sagemaker_settings.jobs.values()
+    _do_in(images, worker, job)
+    there = _embeddings(space)
+    for asset, receipts in here.items():
+        assert {s: r.outputs for s, r in receipts.items()} == {
+            s: r.outputs for s, r in there[asset].items()
+        }
+        assert {r.state for r in there[asset].values()} == {"done"}
+
+
+def _try_control_plane(images: Buildah, container: str) -> None:
+    _try_image(images, "control-plane", container, absent={"torch"})
+    assert images.configuration("control-plane")["Healthcheck"]["Test"] == ["CMD", "healthy"]
+    assert images.shell(container, "command -v healthy") == "/opt/mm/bin/healthy"
+    found = images.shell(container, "mm doctor > doctor; grep -a openslide doctor")
+    assert "ok" in found.split()
+
+
+def _try_worker(images: Buildah, container: str) -> None:
+    _try_image(images, "cpu-worker", container, present={"torch", "timm"})
+    kind, *check = images.configuration("cpu-worker")["Healthcheck"]["Test"]
+    assert kind == "CMD"
+    images("run", *ISOLATION, container, "--", *check)
+    assert images.shell(container, "command -v train") == "/opt/mm/bin/train"
+
+
+def _try_image(
+    images: Buildah,
+    target: str,
+    container: str,
+    present: Set[str] = frozenset(),
+    absent: Set[str] = frozenset(),
+) -> None:
+    """Who runs in it, on what, of which packages, compiled beforehand."""
+    started = images.configuration(target)
+    assert (started["User"], started.get("Entrypoint") or []) == ("10001", [])
+    assert set(started["Volumes"]) == {"/tmp", "/home/mm"}
+    assert images.shell(container, "touch /tmp/own /home/mm/own && id -u") == "10001"
+    bill = json.loads(images.shell(container, "cat /opt/mm/sbom.json"))
+    packages = {part["name"] for part in bill["components"]}
+    assert packages >= {"mm-assets", "dagster", *present}
+    assert not packages & absent
+    assert images.shell(container, "grep ^libc6 /opt/debian-packages.txt")
+    compiled = "ls /opt/mm/lib/python3*/site-packages/mm_assets/__pycache__/cli.*.pyc"
+    assert images.shell(container, compiled)
+
+
+def _embeddings(space: Workspace) -> dict[str, dict[str, Receipt]]:
+    return {asset: space.receipts.read_all("tiny", asset) for asset in EMBEDDINGS}
+
+
+def _do_in(images: Buildah, container: str, job: ProcessingJob) -> None:
+    """What the job was asked for, once more and in a container."""
     environment = {
         **{key: os.environ[key] for key in os.environ if key.startswith("AWS_")},
         **job.request["Environment"],
@@ -141,11 +199,5 @@ def test_images_are_built_and_a_job_in_one_makes_what_is_made_here(
     given = [part for item in environment.items() for part in ("--env", "=".join(item))]
     application = job.request["AppSpecification"]
     words = application["ContainerEntrypoint"] + application["ContainerArguments"]
-    options = ("--isolation", "chroot", "--volume", f"{job.folder}/opt/ml:/opt/ml", "--user", "mm")
-    images("run", *options, *given, worker, "--", *words)
-    there = {asset: space.receipts.read_all("tiny", asset) for asset in EMBEDDINGS}
-    for asset, receipts in here.items():
-        assert {s: r.outputs for s, r in receipts.items()} == {
-            s: r.outputs for s, r in there[asset].items()
-        }
-        assert {r.state for r in there[asset].values()} == {"done"}
+    folder = ("--volume", f"{job.folder}/opt/ml:/opt/ml")
+    images("run", *ISOLATION, *folder, "--user", "mm", *given, container, "--", *words)

@@ -35,6 +35,7 @@ def test_a_job_leaves_a_message(sagemaker: SageMaker) -> None:
     [
         ({"Environment": {"V": "x" * 257}}, "length less than or equal to 256"),
         ({"StoppingCondition": {"MaxRuntimeInSeconds": 777_601}}, "or equal to 777600"),
+        ({"AppSpecification": {"ImageUri": "an-image"}}, "ContainerEntrypoint must be given"),
         ({"LocalPath": "/tmp/in"}, "begins with /opt/ml/processing"),
         ({"LocalPath": "/opt/ml/processing/../input"}, "begins with /opt/ml/processing"),
     ],

@@ -9,6 +9,7 @@ from botocore.exceptions import ClientError
 
 from deploy.local.sagemaker.server import SageMaker, serving
 from deploy.local.sagemaker.site import Site
+from mm_assets_tests.conftest import REPOSITORY
 from mm_assets_tests.deploy.training_jobs import (
     artefacts,
     keys,
@@ -159,15 +160,32 @@ def test_names_are_taken_for_ever(prefix: str) -> None:
         client.describe_training_job(TrainingJobName="never")
 
 
-def test_without_an_entry_point_the_image_has_its_own(
+def test_without_an_entry_point_arguments_or_train_are_run(
     s3_environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = training_request("of-image", uuid.uuid4().hex, "told_everything", mark="")
-    entrypoint = request["AlgorithmSpecification"].pop("ContainerEntrypoint")
-    with serving(Site(tmp_path, s3_environment, entrypoint=entrypoint)) as sagemaker:
+    request = training_request("train", uuid.uuid4().hex, "told_everything", mark="")
+    algorithm = request["AlgorithmSpecification"]
+    command = algorithm.pop("ContainerEntrypoint")
+    with serving(Site(tmp_path, s3_environment, train=(*command, "of the image"))) as sagemaker:
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", sagemaker.address)
         service().create_training_job(**request)
-        assert seen(training_end("of-image"))["arguments"] == ["train"]
+        algorithm["ContainerArguments"] = [*command, "of the request"]
+        service().create_training_job(**{**request, "TrainingJobName": "arguments"})
+        assert seen(training_end("train"))["arguments"] == ["of the image"]
+        assert seen(training_end("arguments"))["arguments"] == ["of the request"]
+
+
+def test_the_images_train_tries_settings(
+    sagemaker: SageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    request = training_request("trial", uuid.uuid4().hex, "trained")
+    del request["AlgorithmSpecification"]["ContainerEntrypoint"]
+    service().create_training_job(**request)
+    assert training_end("trial")["TrainingJobStatus"] == "Failed"
+    log = (sagemaker.training["trial"].folder / "log").read_text()
+    assert "in try_settings" in log
+    assert "/opt/ml/input/data/job/order.json" in log
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ RANGES = {
 
 @pytest.fixture
 def sagemaker_site(s3_environment: str, tmp_path: Path) -> Site:
-    """A place whose image has the tests' worker for its entry point."""
-    entrypoint = ("python", str(WORKER))
-    return Site(tmp_path / "sagemaker", s3_environment, grace_seconds=5, entrypoint=entrypoint)
+    """A place in whose image the tests' worker is `train`."""
+    train = ("python", str(WORKER))
+    return Site(tmp_path / "sagemaker", s3_environment, grace_seconds=5, train=train)
 
 
 def tuning_request(name: str, jobs: int = 6, parallel: int = 3, **static: str) -> dict[str, Any]:

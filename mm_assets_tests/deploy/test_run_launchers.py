@@ -23,6 +23,7 @@ DEPLOY = REPOSITORY / "deploy"
 def test_the_launcher_of_runs_takes_its_settings(
     monkeypatch: pytest.MonkeyPatch, place: str, variable: str, found: str
 ) -> None:
+    monkeypatch.setenv("MM_WORKER_IMAGE", "an-image")
     monkeypatch.setenv(variable, "somewhere")
     text = (DEPLOY / place / "run_launcher.yaml").read_text()
     given = yaml.safe_load(text)["run_launcher"]

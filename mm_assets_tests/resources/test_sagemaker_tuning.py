@@ -23,9 +23,9 @@ NEVER, FIRST_ATTEMPT = "never", "-1-00"  # parts of the names of slow or failing
 
 @pytest.fixture
 def sagemaker_site(s3_environment: str, tmp_path: Path) -> Site:
-    """A place whose image has the tests' worker for its entry point."""
-    entrypoint = ("python", str(WORKER))
-    return Site(tmp_path / "sagemaker", s3_environment, grace_seconds=5, entrypoint=entrypoint)
+    """A place whose image has the tests' worker as `train`."""
+    train = ("python", str(WORKER))
+    return Site(tmp_path / "sagemaker", s3_environment, grace_seconds=5, train=train)
 
 
 @pytest.fixture

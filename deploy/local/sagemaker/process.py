@@ -24,7 +24,7 @@ from deploy.local.sagemaker.site import Site
 
 TICK_SECONDS = 0.1
 # What a process needs of this machine; all else comes from the request, as in a container.
-_INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
+_INHERITED = ("PYTHONPATH", "LD_LIBRARY_PATH")
 
 
 class ProcessJob(Job):
@@ -76,16 +76,13 @@ class ProcessJob(Job):
 
     def _execute(self) -> tuple[int, str]:
         """Exit code, and how it came to it."""
-        command = list(self._command())
-        if command[0] in ("python", "python3"):
-            command[0] = sys.executable
         work = self.folder / "work"
         work.mkdir()
         self.started = time.time()
         file = self.folder / "log"
         with file.open("wb") as log:
             process = subprocess.Popen(
-                mounted(self.place(MOUNT), command),
+                mounted(self.place(MOUNT), self._command()),
                 cwd=work,
                 env=self._environment(work),
                 stdin=subprocess.DEVNULL,
@@ -124,6 +121,7 @@ class ProcessJob(Job):
         credentials = boto3.Session().get_credentials()
         return {
             **{key: os.environ[key] for key in _INHERITED if key in os.environ},
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(work),
             "AWS_ENDPOINT_URL": self.site.endpoint,
             "AWS_REGION": self.site.region,

@@ -16,7 +16,9 @@ class ProcessingJob(ProcessJob):
 
     @classmethod
     def objections(cls, request: dict[str, Any]) -> Iterator[str]:
-        """Places that no folder is mounted on, inputs and outputs of other kinds."""
+        """No entry point, places that nothing is mounted on, inputs and outputs of other kinds."""
+        if "ContainerEntrypoint" not in request["AppSpecification"]:
+            yield "ContainerEntrypoint must be given: the image has none"
         outputs = request.get("ProcessingOutputConfig", {}).get("Outputs", ())
         for item in request.get("ProcessingInputs", ()):
             yield from _objections(item["InputName"], item.get("S3Input"))
@@ -25,8 +27,7 @@ class ProcessingJob(ProcessJob):
 
     def _command(self) -> Sequence[str]:
         application = self.request["AppSpecification"]
-        entrypoint = application.get("ContainerEntrypoint", self.site.entrypoint)
-        return [*entrypoint, *application.get("ContainerArguments", ())]
+        return [*application["ContainerEntrypoint"], *application.get("ContainerArguments", ())]
 
     def _fetch(self) -> None:
         for item in self.request.get("ProcessingInputs", ()):

@@ -7,6 +7,8 @@ from typing import Any
 
 import boto3
 
+IMAGES = Path(__file__).parents[2] / "images"
+
 
 @dataclass(frozen=True)
 class Site:
@@ -22,8 +24,9 @@ class Site:
         Region jobs believe to be in.
     grace_seconds
         Time between SIGTERM and SIGKILL; the service gives 120.
-    entrypoint
-        The image's own entry point, for jobs whose request names none: images are not looked at.
+    train
+        The image's `train`, for training jobs whose request says nothing to run: images are not
+        looked at.
     sync_seconds
         Time between looks for new checkpoints.
     """
@@ -32,7 +35,7 @@ class Site:
     endpoint: str
     region: str = "eu-west-2"
     grace_seconds: float = 120.0
-    entrypoint: Sequence[str] = ("python", "-m", "mm_assets.job")
+    train: Sequence[str] = (str(IMAGES / "train"),)
     sync_seconds: float = 1.0
 
     def client(self, service: str) -> Any:

@@ -71,9 +71,8 @@ class TrainingJob(ProcessJob):
 
     def _command(self) -> Sequence[str]:
         algorithm = self.request["AlgorithmSpecification"]
-        entrypoint = algorithm.get("ContainerEntrypoint")
-        arguments = algorithm.get("ContainerArguments", () if entrypoint else ("train",))
-        return [*(entrypoint or self.site.entrypoint), *arguments]
+        entrypoint = algorithm.get("ContainerEntrypoint", ())
+        return [*entrypoint, *algorithm.get("ContainerArguments", ())] or self.site.train
 
     def _variables(self) -> dict[str, str]:
         return {"TRAINING_JOB_NAME": self.name, "TRAINING_JOB_ARN": self.arn}
