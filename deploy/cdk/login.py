@@ -49,9 +49,7 @@ class Login(Construct):
             # A websocket of the web UI may be silent for a while.
             idle_timeout=Duration.minutes(10),
         )
-        balancer.set_attribute("access_logs.s3.enabled", "true")
-        balancer.set_attribute("access_logs.s3.bucket", storage.buckets["logs"].bucket_name)
-        balancer.set_attribute("access_logs.s3.prefix", "balancer")
+        balancer.log_access_logs(storage.buckets["logs"], "balancer")
         certificate = acm.Certificate.from_certificate_arn(self, "Certificate", stage.certificate)
         self.listener = balancer.add_listener(
             "Listener",

@@ -78,6 +78,30 @@ def test_every_page_is_behind_a_login(synthesized: Synthesized) -> None:
     assert "--read-only" in read_only["Command"]
 
 
+def test_the_balancer_may_write_its_logs(synthesized: Synthesized) -> None:
+    (balancer,) = synthesized.resources("AWS::ElasticLoadBalancingV2::LoadBalancer")
+    attributes = {a["Key"]: a["Value"] for a in balancer["LoadBalancerAttributes"]}
+    assert attributes["access_logs.s3.enabled"] == "true"
+    base, _ = synthesized.templates
+    account, prefix = synthesized.stage.account, attributes["access_logs.s3.prefix"]
+    (bucket,) = [
+        name
+        for name, found in base["Resources"].items()
+        if found["Type"] == "AWS::S3::Bucket" and found["Properties"]["BucketName"].endswith("logs")
+    ]
+    (writer,) = [
+        statement
+        for policy in synthesized.resources("AWS::S3::BucketPolicy")
+        if policy["Bucket"] == {"Ref": bucket}
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Action"] == "s3:PutObject" and "AWS" in statement["Principal"]
+    ]
+    # The account from which AWS delivers these logs in the region.
+    assert "652711504416" in json.dumps(writer["Principal"])
+    assert f"/{prefix}/AWSLogs/{account}/*" in json.dumps(writer["Resource"])
+    assert bucket in json.dumps(attributes["access_logs.s3.bucket"])
+
+
 def test_containers_are_what_was_promoted(synthesized: Synthesized) -> None:
     for name, container in containers(synthesized).items():
         image = "cpu-worker" if name == "run" else "control-plane"
