@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 from settings import REGION, Stage
-from storage import Storage
+from storage import JOB_LOGS, Storage
 
 READ = ("s3:GetObject",)
 WRITE = ("s3:PutObject", "s3:AbortMultipartUpload")
 USE_KEY = ("kms:Decrypt", "kms:GenerateDataKey")
-JOB_LOGS = ("/aws/sagemaker/ProcessingJobs", "/aws/sagemaker/TrainingJobs")
 # What a run does with SageMaker: kind of resource -> actions.
 SAGEMAKER = {
     "processing-job": ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob"),
@@ -105,14 +104,7 @@ class Roles(Construct):
     def _execution(self) -> iam.Role:
         """What ECS itself does to start a task: images, secrets, logs."""
         role = self._task("execution")
-        images = [repository.repository_arn for repository in self.storage.repositories.values()]
-        pull = (
-            "ecr:BatchGetImage",
-            "ecr:GetDownloadUrlForLayer",
-            "ecr:BatchCheckLayerAvailability",
-        )
-        self._allow(role, pull, images)
-        self._allow(role, ["ecr:GetAuthorizationToken"], ["*"])
+        self._pull(role)
         group = self._arn("logs", "log-group:mm-assets/*")
         self._allow(role, ["logs:CreateLogStream", "logs:PutLogEvents"], [group])
         secrets = self._arn("secretsmanager", "secret:mm-assets/*")
@@ -120,21 +112,29 @@ class Roles(Construct):
         self._allow(role, ["kms:Decrypt"], [self.storage.key.key_arn])
         return role
 
+    def _pull(self, role: iam.Role) -> None:
+        images = [repository.repository_arn for repository in self.storage.repositories.values()]
+        verbs = ("BatchGetImage", "GetDownloadUrlForLayer", "BatchCheckLayerAvailability")
+        self._allow(role, [f"ecr:{verb}" for verb in verbs], images)
+        self._allow(role, ["ecr:GetAuthorizationToken"], ["*"])
+
     def _job(self) -> iam.Role:
         """A SageMaker job: reads slides, writes artefacts, logs in to MLflow."""
         role = self._role("job", JOBS)
         self._objects(role, READ, "slides/*", "store/*")
         self._objects(role, WRITE, "store/*")
-        images = [repository.repository_arn for repository in self.storage.repositories.values()]
-        self._allow(role, ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], images)
+        # New evidence of a slide takes the place of the crops there were.
+        self._objects(role, ["s3:DeleteObject"], "store/*/evidence_*/*.crop*")
+        self._pull(role)
         login = self._arn("secretsmanager", f"secret:{MLFLOW_LOGIN}-*")
         self._allow(role, ["secretsmanager:GetSecretValue"], [login])
-        self._allow(role, ["ecr:GetAuthorizationToken", "cloudwatch:PutMetricData"], ["*"])
+        self._allow(role, ["cloudwatch:PutMetricData"], ["*"])
         self._allow(role, ["logs:CreateLogStream", "logs:PutLogEvents"], self._job_logs())
         interfaces = ("Create", "Delete", "Describe")
         network = [f"ec2:{verb}NetworkInterface{'s' * (verb == 'Describe')}" for verb in interfaces]
-        network += ["ec2:CreateNetworkInterfacePermission", "ec2:DescribeVpcs"]
-        network += ["ec2:DescribeSubnets", "ec2:DescribeSecurityGroups", "ec2:DescribeDhcpOptions"]
+        network += [f"ec2:{verb}NetworkInterfacePermission" for verb in ("Create", "Delete")]
+        network += ["ec2:DescribeVpcs", "ec2:DescribeSubnets"]
+        network += ["ec2:DescribeSecurityGroups", "ec2:DescribeDhcpOptions"]
         self._allow(role, network, ["*"])
         return role
 
