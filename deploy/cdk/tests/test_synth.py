@@ -30,6 +30,14 @@ def test_buckets_are_private_versioned_and_speak_tls_only(synthesized: Synthesiz
     assert all(r["Condition"]["Bool"] == {"aws:SecureTransport": "false"} for r in refusals)
 
 
+def test_logs_of_jobs_are_there_before_jobs(synthesized: Synthesized) -> None:
+    groups = {g["LogGroupName"]: g for g in synthesized.resources("AWS::Logs::LogGroup")}
+    assert {"/aws/sagemaker/ProcessingJobs", "/aws/sagemaker/TrainingJobs"} < set(groups)
+    for group in groups.values():
+        assert group["KmsKeyId"]
+        assert group["RetentionInDays"] == 365
+
+
 def test_nothing_but_the_balancer_reaches_the_internet(synthesized: Synthesized) -> None:
     assert synthesized.resources("AWS::EC2::NatGateway") == []
     public = [s for s in synthesized.resources("AWS::EC2::Subnet") if s["MapPublicIpOnLaunch"]]
@@ -66,9 +74,19 @@ def test_every_page_is_behind_a_login(synthesized: Synthesized) -> None:
     for rule in rules:
         first, second = sorted(rule["Actions"], key=lambda action: action["Order"])
         assert (first["Type"], second["Type"]) == ("authenticate-oidc", "forward")
-        assert first["AuthenticateOidcConfig"]["OnUnauthenticatedRequest"] == "authenticate"
+        login = first["AuthenticateOidcConfig"]
+        assert login["OnUnauthenticatedRequest"] == "authenticate"
+        stage = synthesized.stage
+        assert login["Issuer"] == stage.issuer
+        assert login["AuthorizationEndpoint"] == stage.authorization_endpoint
+        assert login["TokenEndpoint"] == stage.token_endpoint
+        assert login["UserInfoEndpoint"] == stage.userinfo_endpoint
+        # Without a change here CloudFormation would not look at a changed secret.
+        for part in ("client_id", "client_secret"):
+            resolved = login["".join(word.capitalize() for word in part.split("_"))]
+            assert f":{part}:{stage.client_version}:" in resolved
         (host,) = rule["Conditions"][0]["HostHeaderConfig"]["Values"]
-        cookies[host.partition(".")[0]] = first["AuthenticateOidcConfig"]["SessionCookieName"]
+        cookies[host.partition(".")[0]] = login["SessionCookieName"]
     assert cookies == {
         "ui": "mm-assets-operators",
         "models": "mm-assets-operators",
@@ -146,7 +164,13 @@ def test_a_second_synthesis_gives_the_same_bytes(synthesized: Synthesized, tmp_p
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("STAGE", "live"), ("ACCOUNT", "12"), ("CPU_WORKER_DIGEST", "latest"), ("ISSUER", None)],
+    [
+        ("STAGE", "live"),
+        ("ACCOUNT", "12"),
+        ("CPU_WORKER_DIGEST", "latest"),
+        ("ISSUER", None),
+        ("TOKEN_ENDPOINT", "/token"),
+    ],
 )
 def test_what_the_deployer_got_wrong_is_named(variable: str, value: str | None) -> None:
     stage = stage_named("prod")
@@ -156,6 +180,10 @@ def test_what_the_deployer_got_wrong_is_named(variable: str, value: str | None) 
         "DOMAIN": stage.domain,
         "CERTIFICATE": stage.certificate,
         "ISSUER": stage.issuer,
+        "AUTHORIZATION_ENDPOINT": stage.authorization_endpoint,
+        "TOKEN_ENDPOINT": stage.token_endpoint,
+        "USERINFO_ENDPOINT": stage.userinfo_endpoint,
+        "CLIENT_VERSION": stage.client_version,
         "REPOSITORY": stage.repository,
         "ALARM_EMAIL": stage.alarm_email,
         **{f"{i.replace('-', '_').upper()}_DIGEST": stage.digests[i] for i in IMAGES},
