@@ -34,6 +34,25 @@ def stage_named(name: str) -> Stage:
     )
 
 
+def variables(stage: Stage) -> dict[str, str]:
+    """What the deployer sets to describe a stage."""
+    given = {
+        "STAGE": stage.name,
+        "ACCOUNT": stage.account,
+        "DOMAIN": stage.domain,
+        "CERTIFICATE": stage.certificate,
+        "ISSUER": stage.issuer,
+        "AUTHORIZATION_ENDPOINT": stage.authorization_endpoint,
+        "TOKEN_ENDPOINT": stage.token_endpoint,
+        "USERINFO_ENDPOINT": stage.userinfo_endpoint,
+        "CLIENT_VERSION": stage.client_version,
+        "REPOSITORY": stage.repository,
+        "ALARM_EMAIL": stage.alarm_email,
+        **{f"{i.replace('-', '_').upper()}_DIGEST": stage.digests[i] for i in IMAGES},
+    }
+    return {f"MM_DEPLOY_{name}": text for name, text in given.items()}
+
+
 @dataclass(frozen=True)
 class Synthesized:
     """What `cdk synth` leaves for one stage."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from app import build
-from conftest import ACCOUNTS, Synthesized, stage_named
-from settings import IMAGES, stage_from_environment
+from conftest import ACCOUNTS, Synthesized, stage_named, variables
+from settings import stage_from_environment
 
 
 def test_buckets_are_private_versioned_and_speak_tls_only(synthesized: Synthesized) -> None:
@@ -174,21 +174,7 @@ def test_a_second_synthesis_gives_the_same_bytes(synthesized: Synthesized, tmp_p
 )
 def test_what_the_deployer_got_wrong_is_named(variable: str, value: str | None) -> None:
     stage = stage_named("prod")
-    given = {
-        "STAGE": stage.name,
-        "ACCOUNT": stage.account,
-        "DOMAIN": stage.domain,
-        "CERTIFICATE": stage.certificate,
-        "ISSUER": stage.issuer,
-        "AUTHORIZATION_ENDPOINT": stage.authorization_endpoint,
-        "TOKEN_ENDPOINT": stage.token_endpoint,
-        "USERINFO_ENDPOINT": stage.userinfo_endpoint,
-        "CLIENT_VERSION": stage.client_version,
-        "REPOSITORY": stage.repository,
-        "ALARM_EMAIL": stage.alarm_email,
-        **{f"{i.replace('-', '_').upper()}_DIGEST": stage.digests[i] for i in IMAGES},
-    }
-    environment = {f"MM_DEPLOY_{name}": text for name, text in given.items()}
+    environment = variables(stage)
     assert stage_from_environment(environment) == stage
     if value is None:
         del environment[f"MM_DEPLOY_{variable}"]
