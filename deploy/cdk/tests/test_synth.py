@@ -133,6 +133,67 @@ def test_containers_are_what_was_promoted(synthesized: Synthesized) -> None:
         assert not any("PASSWORD" in variable for variable in variables)
 
 
+def test_mlflow_answers_to_its_names_and_links_lead_to_pages(synthesized: Synthesized) -> None:
+    pages = {
+        rule["Conditions"][0]["HostHeaderConfig"]["Values"][0]
+        for rule in synthesized.resources("AWS::ElasticLoadBalancingV2::ListenerRule")
+    }
+    for name, container in containers(synthesized).items():
+        variables = {v["Name"]: v["Value"] for v in container["Environment"]}
+        hosts = variables["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+        assert variables["MLFLOW_TRACKING_URI"].removeprefix("http://") in hosts, name
+        models = variables["MM_MLFLOW_URL"]
+        assert models.removeprefix("https://") in hosts
+        assert variables["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == models
+        links = {models, variables["MM_DAGSTER_URL"]}
+        assert {link.removeprefix("https://") for link in links} < pages
+
+
+def test_what_stops_working_is_replaced_and_told(synthesized: Synthesized) -> None:
+    services = synthesized.resources("AWS::ECS::Service")
+    checked = {name for name, c in containers(synthesized).items() if "HealthCheck" in c}
+    assert checked == {"web", "web-read-only", "daemon", "code", "mlflow"}
+    assert len(services) == len(checked)
+    alarms = [
+        alarm
+        for alarm in synthesized.resources("AWS::CloudWatch::Alarm")
+        if alarm["MetricName"] == "RunningTaskCount"
+    ]
+    assert {a["AlarmDescription"].removesuffix(" does not run") for a in alarms} == checked
+    assert len({json.dumps(a["Dimensions"]) for a in alarms}) == len(services)
+    for alarm in alarms:
+        assert (alarm["Statistic"], alarm["ComparisonOperator"]) == (
+            *("Minimum", "LessThanThreshold"),
+        )
+        assert alarm["AlarmActions"]
+
+
+def test_tasks_find_what_they_need_in_their_image(synthesized: Synthesized) -> None:
+    for name, container in containers(synthesized).items():
+        image = next(i for i, d in synthesized.stage.digests.items() if d in str(container))
+        said = instructions(image)
+        # ECS would put it before every command.
+        assert "ENTRYPOINT" not in said, name
+        # Elsewhere what is mounted belongs to root.
+        places = {mount["ContainerPath"] for mount in container["MountPoints"]}
+        assert places
+        assert places <= {place for volumes in said["VOLUME"] for place in json.loads(volumes)}
+
+
+def instructions(image: str) -> dict[str, list[str]]:
+    """Instruction -> what it says, in an image and in those it is made from."""
+    dockerfile = Path(__file__).parents[2] / "images" / "Dockerfile"
+    said: dict[str, dict[str, list[str]]] = {}
+    for line in dockerfile.read_text().replace("\\\n", " ").splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "FROM":
+            before, _, name = rest.split()
+            said[name] = {key: [*lines] for key, lines in said.get(before, {}).items()}
+        elif said and word.isupper():
+            said[name].setdefault(word, []).append(rest)
+    return said[image]
+
+
 def test_github_may_act_for_one_environment(synthesized: Synthesized) -> None:
     subjects = [
         condition["token.actions.githubusercontent.com:sub"]
