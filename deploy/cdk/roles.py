@@ -41,6 +41,7 @@ class Roles(Construct):
         self.execution = self._execution()
         self.job = self._job()
         self.run = self._run()
+        self._start(self.run, "mm-assets-run", "mm-assets-run-gpu")
         self.code = self._code()
         self.daemon = self._daemon()
         self.web = self._web()
@@ -152,6 +153,15 @@ class Roles(Construct):
         self._allow(role, ["logs:DescribeLogStreams", "logs:GetLogEvents"], self._job_logs())
         return role
 
+    def _start(self, role: iam.Role, *families: str) -> None:
+        """Tasks with the role of runs: runs, and their steps."""
+        definitions = [self._arn("ecs", f"task-definition/{family}:*") for family in families]
+        self._allow(role, ["ecs:RunTask"], definitions)
+        tasks = self._arn("ecs", "task/mm-assets/*")
+        self._allow(role, ["ecs:DescribeTasks", "ecs:StopTask", "ecs:TagResource"], [tasks])
+        self._allow(role, ["ec2:DescribeNetworkInterfaces"], ["*"])
+        self._pass(role, TASKS, self.run, self.execution)
+
     def _job_logs(self) -> list[str]:
         return [self._arn("logs", f"log-group:{group}:*") for group in JOB_LOGS]
 
@@ -165,12 +175,7 @@ class Roles(Construct):
     def _daemon(self) -> iam.Role:
         """The daemon: starts and watches runs."""
         role = self._task("daemon")
-        family = self._arn("ecs", "task-definition/mm-assets-run:*")
-        self._allow(role, ["ecs:RunTask"], [family])
-        tasks = self._arn("ecs", "task/mm-assets/*")
-        self._allow(role, ["ecs:DescribeTasks", "ecs:StopTask", "ecs:TagResource"], [tasks])
-        self._allow(role, ["ec2:DescribeNetworkInterfaces"], ["*"])
-        self._pass(role, TASKS, self.run, self.execution)
+        self._start(role, "mm-assets-run")
         self._objects(role, (*READ, *WRITE), PRINTED)
         return role
 

@@ -15,7 +15,9 @@ from roles import MLFLOW_LOGIN, Roles
 from settings import REGION, Stage
 from storage import Storage
 
-RUNS = "mm-assets-run"
+RUNS, GPU_RUNS = "mm-assets-run", "mm-assets-run-gpu"
+GPU_CAPACITY = "mm-assets-gpu"
+GPU_MEMORY = 30 * 1024  # what ECS has to give of a machine with 32 GiB
 NAMESPACE = "mm-assets.internal"
 WEB = ("dagster-webserver", "-h", "0.0.0.0", "-p", "3000", "-w", "/opt/dagster/workspace.yaml")
 MLFLOW = ("python", "-m", "mm_assets.shared_mlflow")
@@ -75,6 +77,7 @@ class Services(Construct):
         )
         self.run = self._definition("run", roles.run, "cpu-worker", 4096, 16384)
         self._container(self.run, "run", "cpu-worker", ["dagster", "api", "execute_run"])
+        self._gpu_run()
 
     def _service(
         self,
@@ -118,14 +121,29 @@ class Services(Construct):
             volumes=[ecs.Volume(name=part) for part in ("home", "tmp")],
         )
 
+    def _gpu_run(self) -> None:
+        """What steps that want a GPU are: the same as runs, on a machine of the capacity."""
+        definition = ecs.Ec2TaskDefinition(
+            self,
+            "run-gpu-task",
+            family=GPU_RUNS,
+            network_mode=ecs.NetworkMode.AWS_VPC,
+            task_role=self.roles.run.without_policy_updates(),
+            execution_role=self.roles.execution.without_policy_updates(),
+            volumes=[ecs.Volume(name=part) for part in ("home", "tmp")],
+        )
+        step = ["dagster", "api", "execute_step"]
+        self._container(definition, "run-gpu", "gpu-worker", step, gpus=1)
+
     def _container(
         self,
-        definition: ecs.FargateTaskDefinition,
+        definition: ecs.TaskDefinition,
         name: str,
         image: str,
         command: Sequence[str],
         check: str | None = None,
         port: int | None = None,
+        gpus: int | None = None,
     ) -> None:
         group = logs.LogGroup(
             self,
@@ -136,7 +154,10 @@ class Services(Construct):
             removal_policy=RemovalPolicy.RETAIN,
         )
         container = definition.add_container(
-            name,
+            # Dagster looks for "run" in whatever it starts.
+            name.removesuffix("-gpu"),
+            gpu_count=gpus,
+            memory_limit_mib=GPU_MEMORY if gpus else None,
             image=ecs.ContainerImage.from_ecr_repository(
                 self.storage.repositories[image], self.stage.digests[image]
             ),
@@ -167,6 +188,9 @@ class Services(Construct):
             "MM_CODE_HOST": f"code.{NAMESPACE}",
             "MM_COHORTS": f"s3://{buckets['store'].bucket_name}/cohorts",
             "MM_DAGSTER_URL": f"https://ui.{domain}",
+            "MM_ENGINE": "ecs",
+            "MM_GPU_CAPACITY_PROVIDER": GPU_CAPACITY,
+            "MM_GPU_TASK_DEFINITION": GPU_RUNS,
             "MM_LAUNCHER": "sagemaker",
             "MM_LOG_BUCKET": buckets["logs"].bucket_name,
             "MM_MLFLOW_URL": models,

@@ -1,6 +1,7 @@
 """What an asset's heavy part needs, declared once, and the lease that hands out a GPU."""
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from typing import get_args
 
 from mm_assets.cohort.config import ComputeOverride, LauncherName
 from mm_assets.cohort.folders import mm_home
-from mm_assets.resources.engine import LOCAL, engine
+from mm_assets.resources.engine import ECS, LOCAL, engine
 
 GPU_POOL = "gpu"
 
@@ -106,8 +107,7 @@ class Compute:
         here = self if self.launcher == "local" else Compute(launcher=self.launcher)
         return {
             "dagster-k8s/config": here._kubernetes(),
-            "ecs/cpu": str(here.cpu * 1024),
-            "ecs/memory": str(int(here.memory_gib * 1024)),
+            **here._ecs(),
             "dagster-ray/config": {
                 "num_cpus": here.cpu,
                 "num_gpus": here.gpu,
@@ -115,6 +115,23 @@ class Compute:
             },
             "mm_assets/sagemaker_instance": self.sagemaker_instance,
         }
+
+    def _ecs(self) -> dict[str, str]:
+        if not self.gpu or engine() != ECS:
+            return {
+                "ecs/cpu": str(self.cpu * 1024),
+                "ecs/memory": str(int(self.memory_gib * 1024)),
+            }
+        if self.gpu > 1:
+            raise ValueError(f"{self.gpu} GPUs wanted, a task of ECS has one: use sagemaker")
+        # Such a task has its machine, with cores and memory, to itself.
+        request = {
+            "taskDefinition": os.environ["MM_GPU_TASK_DEFINITION"],
+            "capacityProviderStrategy": [
+                {"capacityProvider": os.environ["MM_GPU_CAPACITY_PROVIDER"]}
+            ],
+        }
+        return {"ecs/run_task_kwargs": json.dumps(request)}
 
     def _kubernetes(self) -> dict[str, object]:
         needs = {"cpu": str(self.cpu), "memory": f"{self.memory_gib:g}Gi"}

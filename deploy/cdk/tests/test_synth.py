@@ -122,7 +122,7 @@ def test_the_balancer_may_write_its_logs(synthesized: Synthesized) -> None:
 
 def test_containers_are_what_was_promoted(synthesized: Synthesized) -> None:
     for name, container in containers(synthesized).items():
-        image = "cpu-worker" if name == "run" else "control-plane"
+        image = {"run": "cpu-worker", "run-gpu": "gpu-worker"}.get(name, "control-plane")
         assert synthesized.stage.digests[image] in json.dumps(container["Image"])
         assert container["ReadonlyRootFilesystem"]
         assert container["User"] == "10001"
@@ -147,6 +147,24 @@ def test_mlflow_answers_to_its_names_and_links_lead_to_pages(synthesized: Synthe
         assert variables["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == models
         links = {models, variables["MM_DAGSTER_URL"]}
         assert {link.removeprefix("https://") for link in links} < pages
+
+
+def test_steps_can_have_a_gpu(synthesized: Synthesized) -> None:
+    container = containers(synthesized)["run-gpu"]
+    assert container["Name"] == "run"
+    assert container["ResourceRequirements"] == [{"Type": "GPU", "Value": "1"}]
+    (capacity,) = synthesized.resources("AWS::ECS::CapacityProvider")
+    named = {v["Name"]: v["Value"] for c in containers(synthesized).values() for v in c["Environment"]}
+    assert named["MM_GPU_CAPACITY_PROVIDER"] == capacity["Name"]
+    assert named["MM_GPU_TASK_DEFINITION"] == "mm-assets-run-gpu"
+    (key,) = synthesized.resources("AWS::KMS::Key")
+    grants = [
+        (statement["Action"], statement.get("Condition"))
+        for statement in key["KeyPolicy"]["Statement"]
+        if "AWSServiceRoleForAutoScaling" in json.dumps(statement["Principal"])
+    ]
+    assert ("kms:CreateGrant", {"Bool": {"kms:GrantIsForAWSResource": "true"}}) in grants
+    assert any("kms:GenerateDataKey*" in actions for actions, _ in grants)
 
 
 def test_what_stops_working_is_replaced_and_told(synthesized: Synthesized) -> None:
