@@ -29,6 +29,7 @@ SAGEMAKER = {
 }
 TASKS, JOBS = "ecs-tasks.amazonaws.com", "sagemaker.amazonaws.com"
 PRINTED = "logs/compute_logs/*"
+COHORTS = "cohorts/*"  # of the store
 MLFLOW_LOGIN = "mm-assets/mlflow-admin"  # Secrets Manager adds a suffix to the name
 
 
@@ -43,6 +44,9 @@ class Roles(Construct):
         self.run = self._run()
         self._start(self.run, "mm-assets-run", "mm-assets-run-gpu")
         self.code = self._code()
+        # Cohorts are read, and written by people alone, but for the demo of the test stage.
+        for role in (self.job, self.code, *([self.run] if stage.production else [])):
+            self._keep_cohorts_from(role)
         self.daemon = self._daemon()
         self.web = self._web()
         self.web_read_only = self._task("web-read-only")
@@ -81,6 +85,15 @@ class Roles(Construct):
         if set(buckets) - {"logs"}:
             writes = set(WRITE) & set(actions)
             self._allow(role, USE_KEY if writes else USE_KEY[:1], [self.storage.key.key_arn])
+
+    def _keep_cohorts_from(self, role: iam.Role) -> None:
+        role.add_to_policy(
+            iam.PolicyStatement(
+                effect=iam.Effect.DENY,
+                actions=[*WRITE, "s3:DeleteObject"],
+                resources=[self.storage.buckets["store"].arn_for_objects(COHORTS)],
+            )
+        )
 
     def _allow(
         self,

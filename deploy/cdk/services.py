@@ -61,9 +61,7 @@ class Services(Construct):
             "web-read-only", roles.web_read_only, [*WEB, "--read-only"], PAGE, 3000
         )
         daemon = ("dagster-daemon", "run", "-w", "/opt/dagster/workspace.yaml")
-        self.daemon = self._service(
-            "daemon", roles.daemon, daemon, "dagster-daemon liveness-check"
-        )
+        self.daemon = self._service("daemon", roles.daemon, daemon, "dagster-daemon liveness-check")
         code = ("dagster", "code-server", "start", "-h", "0.0.0.0", "-p", "4000")
         self.code = self._service(
             "code",

@@ -10,12 +10,13 @@ from conftest import Synthesized, variables
 REPOSITORY = Path(__file__).parents[3]
 
 
-def test_the_base_comes_first_and_stays_as_it_was(
-    synthesized: Synthesized, tmp_path: Path
-) -> None:
+def test_the_base_comes_first_and_stays_as_it_was(synthesized: Synthesized, tmp_path: Path) -> None:
     given = variables(synthesized.stage).items()
     without = {name: text for name, text in given if not name.endswith("_DIGEST")}
-    programs = {"make": "exit 0", "npx": f'echo "$4" >{tmp_path}/stacks; exec {sys.executable} app.py'}
+    programs = {
+        "make": "exit 0",
+        "npx": f'echo "$4" >{tmp_path}/stacks; exec {sys.executable} app.py',
+    }
     for program, text in programs.items():
         (tmp_path / program).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / program).chmod(0o755)

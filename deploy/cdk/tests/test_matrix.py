@@ -70,6 +70,7 @@ def surplus(statements: dict[str, list[Statement]], matrix: list[Row]) -> set[tu
         (role, action, resource, context)
         for role, own in statements.items()
         for statement in own
+        if statement.effect == "Allow"
         for action in statement.actions
         for resource in statement.resources
         for context in statement.contexts
@@ -85,7 +86,7 @@ def acting_as(statements: list[Statement], buckets: list[str]) -> Iterator[Any]:
         where: dict[str, Any] = {"LocationConstraint": REGION}
         for bucket in buckets:
             owner.create_bucket(Bucket=bucket, CreateBucketConfiguration=where)
-            for key in ("x", "models/x", "compute_logs/x", "demo/x", "access/x"):
+            for key in ("x", "models/x", "compute_logs/x", "demo/x", "access/x", "cohorts/x"):
                 owner.put_object(Bucket=bucket, Key=key, Body=b"")
         iam = boto3.client("iam", region_name=REGION)
         role = iam.create_role(RoleName="role", AssumeRolePolicyDocument="{}")["Role"]["Arn"]

@@ -154,7 +154,9 @@ def test_steps_can_have_a_gpu(synthesized: Synthesized) -> None:
     assert container["Name"] == "run"
     assert container["ResourceRequirements"] == [{"Type": "GPU", "Value": "1"}]
     (capacity,) = synthesized.resources("AWS::ECS::CapacityProvider")
-    named = {v["Name"]: v["Value"] for c in containers(synthesized).values() for v in c["Environment"]}
+    named = {
+        v["Name"]: v["Value"] for c in containers(synthesized).values() for v in c["Environment"]
+    }
     assert named["MM_GPU_CAPACITY_PROVIDER"] == capacity["Name"]
     assert named["MM_GPU_TASK_DEFINITION"] == "mm-assets-run-gpu"
     (key,) = synthesized.resources("AWS::KMS::Key")
