@@ -19,6 +19,7 @@ from mm_assets.cohort.folders import mm_home
 from mm_assets.resources.engine import ECS, LOCAL, engine
 
 GPU_POOL = "gpu"
+_GPU_TASKS = ("MM_GPU_TASK_DEFINITION", "MM_GPU_CAPACITY_PROVIDER")  # on ECS
 
 _leased: tuple[int, ...] = ()  # devices of this process's last lease
 
@@ -125,12 +126,12 @@ class Compute:
         if self.gpu > 1:
             raise ValueError(f"{self.gpu} GPUs wanted, a task of ECS has one: use sagemaker")
         # Such a task has its machine, with cores and memory, to itself.
-        request = {
-            "taskDefinition": os.environ["MM_GPU_TASK_DEFINITION"],
-            "capacityProviderStrategy": [
-                {"capacityProvider": os.environ["MM_GPU_CAPACITY_PROVIDER"]}
-            ],
-        }
+        try:
+            task, capacity = (os.environ[name] for name in _GPU_TASKS)
+        except KeyError:
+            raise ValueError(f"MM_ENGINE=ecs: set {' and '.join(_GPU_TASKS)}") from None
+        strategy = [{"capacityProvider": capacity}]
+        request = {"taskDefinition": task, "capacityProviderStrategy": strategy}
         return {"ecs/run_task_kwargs": json.dumps(request)}
 
     def _kubernetes(self) -> dict[str, object]:

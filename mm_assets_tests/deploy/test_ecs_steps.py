@@ -86,10 +86,12 @@ def test_every_step_is_a_task_of_its_size(ecs: Any, tmp_path: Path) -> None:
     assert "cpu" not in second["overrides"]
 
 
-def test_two_gpus_are_more_than_a_task_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_task_can_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MM_ENGINE", "ecs")
     with pytest.raises(ValueError, match="2 GPUs wanted, a task of ECS has one"):
         Compute(gpu=2, cpu=8).op_tags()
+    with pytest.raises(ValueError, match="set MM_GPU_TASK_DEFINITION and MM_GPU_CAPACITY_PROVIDER"):
+        Compute(gpu=1).op_tags()
 
 
 def test_runs_must_be_tasks_too(monkeypatch: pytest.MonkeyPatch) -> None:
