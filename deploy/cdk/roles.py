@@ -47,6 +47,8 @@ class Roles(Construct):
         # Cohorts are read, and written by people alone, but for the demo of the test stage.
         for role in (self.job, self.code, *([self.run] if stage.production else [])):
             self._keep_cohorts_from(role)
+        if not stage.production:
+            self._objects(self.run, WRITE, "slides/synthetic/*")
         self.daemon = self._daemon()
         self.web = self._web()
         self.web_read_only = self._task("web-read-only")
