@@ -15,7 +15,7 @@ PORT = 5433  # not the one that scanners try
 
 
 class Database(Construct):
-    """One server with one database and a secret that AWS rotates."""
+    """One server with one database and a secret of its own."""
 
     def __init__(
         self, scope: Construct, name: str, stage: Stage, network: Network, key: kms.IKey

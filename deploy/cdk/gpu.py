@@ -1,4 +1,4 @@
-"""Machines with a GPU for runs that do not go to SageMaker: none as long as nobody asks."""
+"""Machines with a GPU for steps that do not go to SageMaker: none as long as nobody asks."""
 
 from aws_cdk import aws_autoscaling as autoscaling
 from aws_cdk import aws_ec2 as ec2
@@ -7,9 +7,10 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from constructs import Construct
 from network import Network
+from services import GPU_CAPACITY
 from settings import Stage
 
-INSTANCE = "g5.xlarge"
+INSTANCE = "g5.2xlarge"
 DISK = "/dev/xvda"
 
 
@@ -26,6 +27,7 @@ class GpuCapacity(Construct):
         key: kms.IKey,
     ) -> None:
         super().__init__(scope, name)
+        _let_machines_have_disks(key, stage)
         role = iam.Role(
             self,
             "Machine",
@@ -62,7 +64,23 @@ class GpuCapacity(Construct):
             ecs.AsgCapacityProvider(
                 self,
                 "Provider",
-                capacity_provider_name="mm-assets-gpu",
+                capacity_provider_name=GPU_CAPACITY,
                 auto_scaling_group=group,
+            )
+        )
+
+
+def _let_machines_have_disks(key: kms.IKey, stage: Stage) -> None:
+    """Who starts machines makes their disks with our key, in the account's own role for that."""
+    role = "aws-service-role/autoscaling.amazonaws.com/AWSServiceRoleForAutoScaling"
+    use = ("Encrypt", "Decrypt", "ReEncrypt*", "GenerateDataKey*", "DescribeKey")
+    here = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
+    for actions, conditions in ((use, None), (("CreateGrant",), here)):
+        key.add_to_resource_policy(
+            iam.PolicyStatement(
+                principals=[iam.ArnPrincipal(f"arn:aws:iam::{stage.account}:role/{role}")],
+                actions=[f"kms:{action}" for action in actions],
+                resources=["*"],
+                conditions=conditions,
             )
         )

@@ -4,6 +4,7 @@ from aws_cdk import Duration
 from aws_cdk import aws_budgets as budgets
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_sns as sns
@@ -39,11 +40,14 @@ class Guardrails(Construct):
         for label, service in {
             "web": services.web,
             "web-read-only": services.web_read_only,
+            "daemon": services.daemon,
+            "code": services.code,
             "mlflow": services.mlflow,
         }.items():
             self._alarm(
                 f"{label}-memory", service.metric_memory_utilization(), 90, "is short of memory"
             )
+            self._alarm(f"{label}-tasks", _tasks(service), 1, "does not run", True)
         for database in databases:
             server = database.instance
             self._alarm(f"{database.name}-cpu", server.metric_cpu_utilization(), 90, "is busy")
@@ -95,3 +99,16 @@ class Guardrails(Construct):
             treat_missing_data=cloudwatch.TreatMissingData.BREACHING,
         )
         alarm.add_alarm_action(actions.SnsAction(self.topic))
+
+
+def _tasks(service: ecs.FargateService) -> cloudwatch.Metric:
+    """The fewest tasks there were: one that is replaced again and again is noticed too."""
+    return cloudwatch.Metric(
+        namespace="ECS/ContainerInsights",
+        metric_name="RunningTaskCount",
+        statistic="Minimum",
+        dimensions_map={
+            "ClusterName": service.cluster.cluster_name,
+            "ServiceName": service.service_name,
+        },
+    )

@@ -12,7 +12,6 @@ from aws_cdk import aws_certificatemanager as acm
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_elasticloadbalancingv2 as elb
-from aws_cdk import aws_secretsmanager as secrets
 from aws_cdk import aws_wafv2 as waf
 from constructs import Construct
 from network import Network
@@ -49,9 +48,7 @@ class Login(Construct):
             # A websocket of the web UI may be silent for a while.
             idle_timeout=Duration.minutes(10),
         )
-        balancer.set_attribute("access_logs.s3.enabled", "true")
-        balancer.set_attribute("access_logs.s3.bucket", storage.buckets["logs"].bucket_name)
-        balancer.set_attribute("access_logs.s3.prefix", "balancer")
+        balancer.log_access_logs(storage.buckets["logs"], "balancer")
         certificate = acm.Certificate.from_certificate_arn(self, "Certificate", stage.certificate)
         self.listener = balancer.add_listener(
             "Listener",
@@ -75,9 +72,6 @@ class Login(Construct):
         port: int,
         path: str,
     ) -> None:
-        client = secrets.Secret.from_secret_name_v2(
-            self, f"{host}-client", f"mm-assets/oidc-{group}"
-        )
         target = elb.ApplicationTargetGroup(
             self,
             f"{host}-target",
@@ -95,15 +89,15 @@ class Login(Construct):
         self.network.balancer.connections.allow_to(
             self.network.workers, ec2.Port.tcp(port), f"{host} of the load balancer"
         )
-        issuer = self.stage.issuer.rstrip("/")
         login = elb.ListenerAction.authenticate_oidc(
-            authorization_endpoint=f"{issuer}/authorize",
-            token_endpoint=f"{issuer}/token",
-            user_info_endpoint=f"{issuer}/userinfo",
+            authorization_endpoint=self.stage.authorization_endpoint,
+            token_endpoint=self.stage.token_endpoint,
+            user_info_endpoint=self.stage.userinfo_endpoint,
             issuer=self.stage.issuer,
-            client_id=_part(client, "client_id").unsafe_unwrap(),
-            client_secret=_part(client, "client_secret"),
-            scope="openid email groups",
+            client_id=self._client(group, "client_id").unsafe_unwrap(),
+            client_secret=self._client(group, "client_secret"),
+            # Providers refuse scopes that they do not know.
+            scope="openid email",
             session_cookie_name=f"mm-assets-{group}",
             session_timeout=SESSION,
             on_unauthenticated_request=elb.UnauthenticatedAction.AUTHENTICATE,
@@ -115,6 +109,12 @@ class Login(Construct):
             priority=priority,
             conditions=[elb.ListenerCondition.host_headers([f"{host}.{self.stage.domain}"])],
             action=login,
+        )
+
+    def _client(self, group: str, part: str) -> SecretValue:
+        """Looked up when the template changes: a new secret needs a new label."""
+        return SecretValue.secrets_manager(
+            f"mm-assets/oidc-{group}", json_field=part, version_stage=self.stage.client_version
         )
 
     def _firewall(self, balancer: elb.ApplicationLoadBalancer) -> None:
@@ -157,10 +157,6 @@ class Login(Construct):
             resource_arn=balancer.load_balancer_arn,
             web_acl_arn=acl.attr_arn,
         )
-
-
-def _part(secret: secrets.ISecret, key: str) -> SecretValue:
-    return SecretValue.secrets_manager(secret.secret_name, json_field=key)
 
 
 def _container(service: ecs.FargateService) -> str:

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 from settings import REGION, Stage
-from storage import Storage
+from storage import JOB_LOGS, Storage
 
 READ = ("s3:GetObject",)
 WRITE = ("s3:PutObject", "s3:AbortMultipartUpload")
 USE_KEY = ("kms:Decrypt", "kms:GenerateDataKey")
-JOB_LOGS = ("/aws/sagemaker/ProcessingJobs", "/aws/sagemaker/TrainingJobs")
 # What a run does with SageMaker: kind of resource -> actions.
 SAGEMAKER = {
     "processing-job": ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob"),
@@ -30,6 +29,7 @@ SAGEMAKER = {
 }
 TASKS, JOBS = "ecs-tasks.amazonaws.com", "sagemaker.amazonaws.com"
 PRINTED = "logs/compute_logs/*"
+COHORTS = "cohorts/*"  # of the store
 MLFLOW_LOGIN = "mm-assets/mlflow-admin"  # Secrets Manager adds a suffix to the name
 
 
@@ -42,7 +42,13 @@ class Roles(Construct):
         self.execution = self._execution()
         self.job = self._job()
         self.run = self._run()
+        self._start(self.run, "mm-assets-run", "mm-assets-run-gpu")
         self.code = self._code()
+        # Cohorts are read, and written by people alone, but for the demo of the test stage.
+        for role in (self.job, self.code, *([self.run] if stage.production else [])):
+            self._keep_cohorts_from(role)
+        if not stage.production:
+            self._objects(self.run, WRITE, "slides/synthetic/*")
         self.daemon = self._daemon()
         self.web = self._web()
         self.web_read_only = self._task("web-read-only")
@@ -82,6 +88,15 @@ class Roles(Construct):
             writes = set(WRITE) & set(actions)
             self._allow(role, USE_KEY if writes else USE_KEY[:1], [self.storage.key.key_arn])
 
+    def _keep_cohorts_from(self, role: iam.Role) -> None:
+        role.add_to_policy(
+            iam.PolicyStatement(
+                effect=iam.Effect.DENY,
+                actions=[*WRITE, "s3:DeleteObject"],
+                resources=[self.storage.buckets["store"].arn_for_objects(COHORTS)],
+            )
+        )
+
     def _allow(
         self,
         role: iam.Role,
@@ -105,14 +120,7 @@ class Roles(Construct):
     def _execution(self) -> iam.Role:
         """What ECS itself does to start a task: images, secrets, logs."""
         role = self._task("execution")
-        images = [repository.repository_arn for repository in self.storage.repositories.values()]
-        pull = (
-            "ecr:BatchGetImage",
-            "ecr:GetDownloadUrlForLayer",
-            "ecr:BatchCheckLayerAvailability",
-        )
-        self._allow(role, pull, images)
-        self._allow(role, ["ecr:GetAuthorizationToken"], ["*"])
+        self._pull(role)
         group = self._arn("logs", "log-group:mm-assets/*")
         self._allow(role, ["logs:CreateLogStream", "logs:PutLogEvents"], [group])
         secrets = self._arn("secretsmanager", "secret:mm-assets/*")
@@ -120,21 +128,29 @@ class Roles(Construct):
         self._allow(role, ["kms:Decrypt"], [self.storage.key.key_arn])
         return role
 
+    def _pull(self, role: iam.Role) -> None:
+        images = [repository.repository_arn for repository in self.storage.repositories.values()]
+        verbs = ("BatchGetImage", "GetDownloadUrlForLayer", "BatchCheckLayerAvailability")
+        self._allow(role, [f"ecr:{verb}" for verb in verbs], images)
+        self._allow(role, ["ecr:GetAuthorizationToken"], ["*"])
+
     def _job(self) -> iam.Role:
         """A SageMaker job: reads slides, writes artefacts, logs in to MLflow."""
         role = self._role("job", JOBS)
         self._objects(role, READ, "slides/*", "store/*")
         self._objects(role, WRITE, "store/*")
-        images = [repository.repository_arn for repository in self.storage.repositories.values()]
-        self._allow(role, ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], images)
+        # New evidence of a slide takes the place of the crops there were.
+        self._objects(role, ["s3:DeleteObject"], "store/*/evidence_*/*.crop*")
+        self._pull(role)
         login = self._arn("secretsmanager", f"secret:{MLFLOW_LOGIN}-*")
         self._allow(role, ["secretsmanager:GetSecretValue"], [login])
-        self._allow(role, ["ecr:GetAuthorizationToken", "cloudwatch:PutMetricData"], ["*"])
+        self._allow(role, ["cloudwatch:PutMetricData"], ["*"])
         self._allow(role, ["logs:CreateLogStream", "logs:PutLogEvents"], self._job_logs())
         interfaces = ("Create", "Delete", "Describe")
         network = [f"ec2:{verb}NetworkInterface{'s' * (verb == 'Describe')}" for verb in interfaces]
-        network += ["ec2:CreateNetworkInterfacePermission", "ec2:DescribeVpcs"]
-        network += ["ec2:DescribeSubnets", "ec2:DescribeSecurityGroups", "ec2:DescribeDhcpOptions"]
+        network += [f"ec2:{verb}NetworkInterfacePermission" for verb in ("Create", "Delete")]
+        network += ["ec2:DescribeVpcs", "ec2:DescribeSubnets"]
+        network += ["ec2:DescribeSecurityGroups", "ec2:DescribeDhcpOptions"]
         self._allow(role, network, ["*"])
         return role
 
@@ -152,6 +168,15 @@ class Roles(Construct):
         self._allow(role, ["logs:DescribeLogStreams", "logs:GetLogEvents"], self._job_logs())
         return role
 
+    def _start(self, role: iam.Role, *families: str) -> None:
+        """Tasks with the role of runs: runs, and their steps."""
+        definitions = [self._arn("ecs", f"task-definition/{family}:*") for family in families]
+        self._allow(role, ["ecs:RunTask"], definitions)
+        tasks = self._arn("ecs", "task/mm-assets/*")
+        self._allow(role, ["ecs:DescribeTasks", "ecs:StopTask", "ecs:TagResource"], [tasks])
+        self._allow(role, ["ec2:DescribeNetworkInterfaces"], ["*"])
+        self._pass(role, TASKS, self.run, self.execution)
+
     def _job_logs(self) -> list[str]:
         return [self._arn("logs", f"log-group:{group}:*") for group in JOB_LOGS]
 
@@ -165,12 +190,7 @@ class Roles(Construct):
     def _daemon(self) -> iam.Role:
         """The daemon: starts and watches runs."""
         role = self._task("daemon")
-        family = self._arn("ecs", "task-definition/mm-assets-run:*")
-        self._allow(role, ["ecs:RunTask"], [family])
-        tasks = self._arn("ecs", "task/mm-assets/*")
-        self._allow(role, ["ecs:DescribeTasks", "ecs:StopTask", "ecs:TagResource"], [tasks])
-        self._allow(role, ["ec2:DescribeNetworkInterfaces"], ["*"])
-        self._pass(role, TASKS, self.run, self.execution)
+        self._start(role, "mm-assets-run")
         self._objects(role, (*READ, *WRITE), PRINTED)
         return role
 

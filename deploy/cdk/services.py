@@ -15,11 +15,14 @@ from roles import MLFLOW_LOGIN, Roles
 from settings import REGION, Stage
 from storage import Storage
 
-RUNS = "mm-assets-run"
+RUNS, GPU_RUNS = "mm-assets-run", "mm-assets-run-gpu"
+GPU_CAPACITY = "mm-assets-gpu"
+GPU_MEMORY = 30 * 1024  # what ECS has to give of a machine with 32 GiB
 NAMESPACE = "mm-assets.internal"
 WEB = ("dagster-webserver", "-h", "0.0.0.0", "-p", "3000", "-w", "/opt/dagster/workspace.yaml")
 MLFLOW = ("python", "-m", "mm_assets.shared_mlflow")
 ALIVE = "python -c \"import urllib.request as r; r.urlopen('http://127.0.0.1:{}', timeout=8)\""
+PAGE = ALIVE.format("3000/server_info")
 
 
 class Services(Construct):
@@ -53,28 +56,37 @@ class Services(Construct):
             "What operators and services log in to MLflow with.",
         )
         self.signing = self._secret("mlflow-signing", "MLflow's key for sessions.")
-        self.web = self._service("web", roles.web, [*WEB], 3000, "/server_info")
+        self.web = self._service("web", roles.web, WEB, PAGE, 3000)
         self.web_read_only = self._service(
-            "web-read-only", roles.web_read_only, [*WEB, "--read-only"], 3000, "/server_info"
+            "web-read-only", roles.web_read_only, [*WEB, "--read-only"], PAGE, 3000
         )
         daemon = ("dagster-daemon", "run", "-w", "/opt/dagster/workspace.yaml")
-        self._service("daemon", roles.daemon, daemon)
+        self.daemon = self._service("daemon", roles.daemon, daemon, "dagster-daemon liveness-check")
         code = ("dagster", "code-server", "start", "-h", "0.0.0.0", "-p", "4000")
-        self._service("code", roles.code, [*code, "-m", "mm_assets.definitions"], 4000)
-        self.mlflow = self._service("mlflow", roles.mlflow, MLFLOW, 5000, "/health")
+        self.code = self._service(
+            "code",
+            roles.code,
+            [*code, "-m", "mm_assets.definitions"],
+            "dagster api grpc-health-check -p 4000",
+            4000,
+        )
+        self.mlflow = self._service(
+            "mlflow", roles.mlflow, MLFLOW, ALIVE.format("5000/health"), 5000
+        )
         self.run = self._definition("run", roles.run, "cpu-worker", 4096, 16384)
         self._container(self.run, "run", "cpu-worker", ["dagster", "api", "execute_run"])
+        self._gpu_run()
 
     def _service(
         self,
         name: str,
         role: iam.Role,
         command: Sequence[str],
+        check: str,
         port: int | None = None,
-        path: str | None = None,
     ) -> ecs.FargateService:
         definition = self._definition(name, role, "control-plane", 1024, 4096)
-        self._container(definition, name, "control-plane", command, port, path)
+        self._container(definition, name, "control-plane", command, check, port)
         return ecs.FargateService(
             self,
             f"{name}-service",
@@ -107,14 +119,29 @@ class Services(Construct):
             volumes=[ecs.Volume(name=part) for part in ("home", "tmp")],
         )
 
+    def _gpu_run(self) -> None:
+        """What steps that want a GPU are: the same as runs, on a machine of the capacity."""
+        definition = ecs.Ec2TaskDefinition(
+            self,
+            "run-gpu-task",
+            family=GPU_RUNS,
+            network_mode=ecs.NetworkMode.AWS_VPC,
+            task_role=self.roles.run.without_policy_updates(),
+            execution_role=self.roles.execution.without_policy_updates(),
+            volumes=[ecs.Volume(name=part) for part in ("home", "tmp")],
+        )
+        step = ["dagster", "api", "execute_step"]
+        self._container(definition, "run-gpu", "gpu-worker", step, gpus=1)
+
     def _container(
         self,
-        definition: ecs.FargateTaskDefinition,
+        definition: ecs.TaskDefinition,
         name: str,
         image: str,
         command: Sequence[str],
+        check: str | None = None,
         port: int | None = None,
-        path: str | None = None,
+        gpus: int | None = None,
     ) -> None:
         group = logs.LogGroup(
             self,
@@ -124,9 +151,11 @@ class Services(Construct):
             retention=logs.RetentionDays.ONE_YEAR,
             removal_policy=RemovalPolicy.RETAIN,
         )
-        check = ["CMD-SHELL", ALIVE.format(f"{port}{path}")] if path else None
         container = definition.add_container(
-            name,
+            # Dagster looks for "run" in whatever it starts.
+            name.removesuffix("-gpu"),
+            gpu_count=gpus,
+            memory_limit_mib=GPU_MEMORY if gpus else None,
             image=ecs.ContainerImage.from_ecr_repository(
                 self.storage.repositories[image], self.stage.digests[image]
             ),
@@ -137,9 +166,7 @@ class Services(Construct):
             secrets=self._secrets(name),
             logging=ecs.LogDrivers.aws_logs(stream_prefix=name, log_group=group),
             port_mappings=[ecs.PortMapping(container_port=port)] if port else None,
-            health_check=ecs.HealthCheck(command=check, start_period=Duration.minutes(2))
-            if check
-            else None,
+            health_check=_health(check) if check else None,
         )
         for part, place in {"home": "/home/mm", "tmp": "/tmp"}.items():
             container.add_mount_points(
@@ -147,7 +174,8 @@ class Services(Construct):
             )
 
     def _environment(self, name: str) -> dict[str, str]:
-        buckets = self.storage.buckets
+        buckets, domain = self.storage.buckets, self.stage.domain
+        models = f"https://models.{domain}"
         owner = "mlflow" if name == "mlflow" else "dagster"
         server = self.databases[owner].instance
         return {
@@ -157,8 +185,13 @@ class Services(Construct):
             f"{owner.upper()}_PG_DATABASE": owner,
             "MM_CODE_HOST": f"code.{NAMESPACE}",
             "MM_COHORTS": f"s3://{buckets['store'].bucket_name}/cohorts",
+            "MM_DAGSTER_URL": f"https://ui.{domain}",
+            "MM_ENGINE": "ecs",
+            "MM_GPU_CAPACITY_PROVIDER": GPU_CAPACITY,
+            "MM_GPU_TASK_DEFINITION": GPU_RUNS,
             "MM_LAUNCHER": "sagemaker",
             "MM_LOG_BUCKET": buckets["logs"].bucket_name,
+            "MM_MLFLOW_URL": models,
             "MM_RUN_TASK_DEFINITION": RUNS,
             "MM_SAGEMAKER_IMAGE": self.storage.repositories["gpu-worker"].repository_uri_for_digest(
                 self.stage.digests["gpu-worker"]
@@ -172,6 +205,8 @@ class Services(Construct):
             ),
             "MM_STORE": f"s3://{buckets['store'].bucket_name}",
             "MLFLOW_ARTIFACTS": f"s3://{buckets['store'].bucket_name}/models",
+            "MLFLOW_SERVER_ALLOWED_HOSTS": f"mlflow.{NAMESPACE}:5000,models.{domain}",
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": models,
             "MLFLOW_TRACKING_URI": f"http://mlflow.{NAMESPACE}:5000",
             "PGSSLMODE": "require",
             **({} if self.stage.production else {"MM_SYNTHETIC_ONLY": "1"}),
@@ -207,3 +242,13 @@ class Services(Construct):
                 password_length=40,
             ),
         )
+
+
+def _health(check: str) -> ecs.HealthCheck:
+    """Dagster's own checks take seconds to import what they check with."""
+    return ecs.HealthCheck(
+        command=["CMD-SHELL", check],
+        interval=Duration.minutes(1),
+        timeout=Duration.seconds(30),
+        start_period=Duration.minutes(2),
+    )

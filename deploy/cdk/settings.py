@@ -28,7 +28,11 @@ class Stage:
     certificate
         ARN of the domain's certificate.
     issuer
-        Address of the OIDC provider, as in its discovery document.
+        Address of the OIDC provider, as in its discovery document (``issuer``).
+    authorization_endpoint, token_endpoint, userinfo_endpoint
+        The provider's addresses of these names in the same document.
+    client_version
+        Label of the version of the secrets with the provider's clients that logins use.
     repository
         ``owner/name`` on GitHub that may deploy.
     digests
@@ -42,6 +46,10 @@ class Stage:
     domain: str
     certificate: str
     issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    userinfo_endpoint: str
+    client_version: str
     repository: str
     digests: Mapping[str, str]
     alarm_email: str
@@ -78,6 +86,10 @@ def stage_from_environment(environment: Mapping[str, str] = os.environ) -> Stage
         domain=value("DOMAIN"),
         certificate=value("CERTIFICATE"),
         issuer=value("ISSUER"),
+        authorization_endpoint=value("AUTHORIZATION_ENDPOINT"),
+        token_endpoint=value("TOKEN_ENDPOINT"),
+        userinfo_endpoint=value("USERINFO_ENDPOINT"),
+        client_version=value("CLIENT_VERSION"),
         repository=value("REPOSITORY"),
         digests={image: value(_variable(image)) for image in IMAGES},
         alarm_email=value("ALARM_EMAIL"),
@@ -86,6 +98,10 @@ def stage_from_environment(environment: Mapping[str, str] = os.environ) -> Stage
         raise ValueError(f"MM_DEPLOY_STAGE={stage.name}: there are test and prod")
     if not _ACCOUNT.fullmatch(stage.account):
         raise ValueError(f"MM_DEPLOY_ACCOUNT={stage.account}: an account has twelve digits")
+    for name in ("authorization", "token", "userinfo"):
+        endpoint = getattr(stage, f"{name}_endpoint")
+        if not endpoint.startswith("https://"):
+            raise ValueError(f"MM_DEPLOY_{name.upper()}_ENDPOINT={endpoint}: not https://")
     for image, digest in stage.digests.items():
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"MM_DEPLOY_{_variable(image)}={digest}: not sha256: and 64 digits")

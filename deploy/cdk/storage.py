@@ -4,11 +4,13 @@ from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_ecr as ecr
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 from settings import IMAGES, REGION, Stage
 
 BUCKETS = ("quarantine", "slides", "store", "logs")
+JOB_LOGS = ("/aws/sagemaker/ProcessingJobs", "/aws/sagemaker/TrainingJobs")
 
 
 class Storage(Construct):
@@ -28,11 +30,14 @@ class Storage(Construct):
             removal_policy=RemovalPolicy.RETAIN,
         )
         self._let_logs_use_the_key(stage)
-        logs = self._bucket(stage, "logs", None)
+        accesses = self._bucket(stage, "logs", None)
+        others = [bucket for bucket in BUCKETS if bucket != "logs"]
         self.buckets = {
-            "logs": logs,
-            **{bucket: self._bucket(stage, bucket, logs) for bucket in BUCKETS if bucket != "logs"},
+            "logs": accesses,
+            **{bucket: self._bucket(stage, bucket, accesses) for bucket in others},
         }
+        for group in JOB_LOGS:
+            self._log_of_jobs(group)
         self.repositories = {image: self._repository(image) for image in IMAGES}
 
     def _bucket(self, stage: Stage, name: str, logs: s3.IBucket | None) -> s3.Bucket:
@@ -58,6 +63,17 @@ class Storage(Construct):
                     noncurrent_version_expiration=Duration.days(90),
                 )
             ],
+        )
+
+    def _log_of_jobs(self, group: str) -> None:
+        """SageMaker would make it with the first job, without our key and for ever."""
+        logs.LogGroup(
+            self,
+            group.rpartition("/")[2],
+            log_group_name=group,
+            encryption_key=self.key,
+            retention=logs.RetentionDays.ONE_YEAR,
+            removal_policy=RemovalPolicy.RETAIN,
         )
 
     def _repository(self, image: str) -> ecr.Repository:

@@ -1,6 +1,7 @@
 """What an asset's heavy part needs, declared once, and the lease that hands out a GPU."""
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -15,9 +16,10 @@ from typing import get_args
 
 from mm_assets.cohort.config import ComputeOverride, LauncherName
 from mm_assets.cohort.folders import mm_home
-from mm_assets.resources.engine import LOCAL, engine
+from mm_assets.resources.engine import ECS, LOCAL, engine
 
 GPU_POOL = "gpu"
+_GPU_TASKS = ("MM_GPU_TASK_DEFINITION", "MM_GPU_CAPACITY_PROVIDER")  # on ECS
 
 _leased: tuple[int, ...] = ()  # devices of this process's last lease
 
@@ -106,8 +108,7 @@ class Compute:
         here = self if self.launcher == "local" else Compute(launcher=self.launcher)
         return {
             "dagster-k8s/config": here._kubernetes(),
-            "ecs/cpu": str(here.cpu * 1024),
-            "ecs/memory": str(int(here.memory_gib * 1024)),
+            **here._ecs(),
             "dagster-ray/config": {
                 "num_cpus": here.cpu,
                 "num_gpus": here.gpu,
@@ -115,6 +116,23 @@ class Compute:
             },
             "mm_assets/sagemaker_instance": self.sagemaker_instance,
         }
+
+    def _ecs(self) -> dict[str, str]:
+        if not self.gpu or engine() != ECS:
+            return {
+                "ecs/cpu": str(self.cpu * 1024),
+                "ecs/memory": str(int(self.memory_gib * 1024)),
+            }
+        if self.gpu > 1:
+            raise ValueError(f"{self.gpu} GPUs wanted, a task of ECS has one: use sagemaker")
+        # Such a task has its machine, with cores and memory, to itself.
+        try:
+            task, capacity = (os.environ[name] for name in _GPU_TASKS)
+        except KeyError:
+            raise ValueError(f"MM_ENGINE=ecs: set {' and '.join(_GPU_TASKS)}") from None
+        strategy = [{"capacityProvider": capacity}]
+        request = {"taskDefinition": task, "capacityProviderStrategy": strategy}
+        return {"ecs/run_task_kwargs": json.dumps(request)}
 
     def _kubernetes(self) -> dict[str, object]:
         needs = {"cpu": str(self.cpu), "memory": f"{self.memory_gib:g}Gi"}

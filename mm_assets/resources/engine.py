@@ -8,7 +8,7 @@ import dagster as dg
 
 from mm_assets.cohort.problems import CohortError
 
-LOCAL, RAY, KUBERNETES = "local", "ray", "k8s"
+LOCAL, RAY, KUBERNETES, ECS = "local", "ray", "k8s", "ecs"
 
 
 def engine() -> str:
@@ -20,8 +20,8 @@ def engine() -> str:
         When there is none of that name.
     """
     name = os.environ.get("MM_ENGINE", LOCAL)
-    if name not in (LOCAL, RAY, KUBERNETES):
-        raise ValueError(f"MM_ENGINE={name}: there are {LOCAL}, {RAY} and {KUBERNETES}")
+    if name not in (LOCAL, RAY, KUBERNETES, ECS):
+        raise ValueError(f"MM_ENGINE={name}: there are {LOCAL}, {RAY}, {KUBERNETES} and {ECS}")
     return name
 
 
@@ -36,6 +36,10 @@ def step_executor() -> dg.ExecutorDefinition:
             from dagster_k8s import k8s_job_executor
 
             return k8s_job_executor
+        case "ecs":
+            from mm_assets.resources.ecs_steps import ecs_step_executor
+
+            return ecs_step_executor
         case _:
             return dg.in_process_executor
 

@@ -9,7 +9,7 @@ from mm_assets.resources.engine import engine, final_failures, retry_policy, ste
 
 
 @pytest.mark.parametrize(
-    ("name", "executor"), [("local", "in_process"), ("ray", "ray"), ("k8s", "k8s")]
+    ("name", "executor"), [("local", "in_process"), ("ray", "ray"), ("k8s", "k8s"), ("ecs", "ecs")]
 )
 def test_engines_by_name(monkeypatch: pytest.MonkeyPatch, name: str, executor: str) -> None:
     monkeypatch.setenv("MM_ENGINE", name)
@@ -22,7 +22,7 @@ def test_engines_by_name(monkeypatch: pytest.MonkeyPatch, name: str, executor: s
 
 def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MM_ENGINE", "slurm")
-    with pytest.raises(ValueError, match="MM_ENGINE=slurm: there are local, ray and k8s"):
+    with pytest.raises(ValueError, match="MM_ENGINE=slurm: there are local, ray, k8s and ecs"):
         engine()
 
 

@@ -24,10 +24,33 @@ def stage_named(name: str) -> Stage:
         domain="mm.example.org",
         certificate=f"arn:aws:acm:eu-west-2:{ACCOUNTS[name]}:certificate/00000000",
         issuer="https://login.example.org",
+        authorization_endpoint="https://login.example.org/oauth2/v2/auth",
+        token_endpoint="https://tokens.example.org/oauth2",
+        userinfo_endpoint="https://login.example.org/me",
+        client_version="2026-12",
         repository="example/mm_assets",
         digests={image: f"sha256:{number:064x}" for number, image in enumerate(IMAGES)},
         alarm_email="operators@example.org",
     )
+
+
+def variables(stage: Stage) -> dict[str, str]:
+    """What the deployer sets to describe a stage."""
+    given = {
+        "STAGE": stage.name,
+        "ACCOUNT": stage.account,
+        "DOMAIN": stage.domain,
+        "CERTIFICATE": stage.certificate,
+        "ISSUER": stage.issuer,
+        "AUTHORIZATION_ENDPOINT": stage.authorization_endpoint,
+        "TOKEN_ENDPOINT": stage.token_endpoint,
+        "USERINFO_ENDPOINT": stage.userinfo_endpoint,
+        "CLIENT_VERSION": stage.client_version,
+        "REPOSITORY": stage.repository,
+        "ALARM_EMAIL": stage.alarm_email,
+        **{f"{i.replace('-', '_').upper()}_DIGEST": stage.digests[i] for i in IMAGES},
+    }
+    return {f"MM_DEPLOY_{name}": text for name, text in given.items()}
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,9 @@ class Row:
 
     Attributes
     ----------
-    action, resource
-        What is allowed may hold `*`, and a policy then has it letter by letter.
-    context
-        ``key=value`` of the request, or nothing.
+    action, resource, context
+        What is allowed may hold `*`, and a policy then has it letter by letter. The context is
+        ``key=value`` of the request, and the condition of what is allowed, or nothing.
     """
 
     role: str
@@ -40,7 +39,7 @@ class Row:
     def keys(self) -> dict[str, str]:
         """The request's context."""
         key, _, value = self.context.partition("=")
-        return {key: value} if key else {}
+        return {key: value.replace("*", "x")} if key else {}
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,20 @@ class Statement:
     actions: tuple[str, ...]
     resources: tuple[str, ...]
     conditions: Mapping[str, Mapping[str, list[str]]]
+
+    @property
+    def contexts(self) -> list[str]:
+        """Its condition as rows of the matrix have it.
+
+        Raises
+        ------
+        ValueError
+            When there are several: a row has one.
+        """
+        tests = [one for group in self.conditions.values() for one in group.items()]
+        if len(tests) > 1:
+            raise ValueError(f"a row of the matrix cannot say {self.conditions}")
+        return [f"{key}={value}" for key, values in tests for value in values] or [""]
 
     def matches(self, action: str, resource: str, keys: Mapping[str, str]) -> bool:
         """Whether it speaks of the request."""

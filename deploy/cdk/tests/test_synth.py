@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from app import build
-from conftest import ACCOUNTS, Synthesized, stage_named
-from settings import IMAGES, stage_from_environment
+from conftest import ACCOUNTS, Synthesized, stage_named, variables
+from settings import stage_from_environment
 
 
 def test_buckets_are_private_versioned_and_speak_tls_only(synthesized: Synthesized) -> None:
@@ -28,6 +28,14 @@ def test_buckets_are_private_versioned_and_speak_tls_only(synthesized: Synthesiz
     ]
     assert len(refusals) == len(buckets)
     assert all(r["Condition"]["Bool"] == {"aws:SecureTransport": "false"} for r in refusals)
+
+
+def test_logs_of_jobs_are_there_before_jobs(synthesized: Synthesized) -> None:
+    groups = {g["LogGroupName"]: g for g in synthesized.resources("AWS::Logs::LogGroup")}
+    assert {"/aws/sagemaker/ProcessingJobs", "/aws/sagemaker/TrainingJobs"} < set(groups)
+    for group in groups.values():
+        assert group["KmsKeyId"]
+        assert group["RetentionInDays"] == 365
 
 
 def test_nothing_but_the_balancer_reaches_the_internet(synthesized: Synthesized) -> None:
@@ -66,9 +74,19 @@ def test_every_page_is_behind_a_login(synthesized: Synthesized) -> None:
     for rule in rules:
         first, second = sorted(rule["Actions"], key=lambda action: action["Order"])
         assert (first["Type"], second["Type"]) == ("authenticate-oidc", "forward")
-        assert first["AuthenticateOidcConfig"]["OnUnauthenticatedRequest"] == "authenticate"
+        login = first["AuthenticateOidcConfig"]
+        assert login["OnUnauthenticatedRequest"] == "authenticate"
+        stage = synthesized.stage
+        assert login["Issuer"] == stage.issuer
+        assert login["AuthorizationEndpoint"] == stage.authorization_endpoint
+        assert login["TokenEndpoint"] == stage.token_endpoint
+        assert login["UserInfoEndpoint"] == stage.userinfo_endpoint
+        # Without a change here CloudFormation would not look at a changed secret.
+        for part in ("client_id", "client_secret"):
+            resolved = login["".join(word.capitalize() for word in part.split("_"))]
+            assert f":{part}:{stage.client_version}:" in resolved
         (host,) = rule["Conditions"][0]["HostHeaderConfig"]["Values"]
-        cookies[host.partition(".")[0]] = first["AuthenticateOidcConfig"]["SessionCookieName"]
+        cookies[host.partition(".")[0]] = login["SessionCookieName"]
     assert cookies == {
         "ui": "mm-assets-operators",
         "models": "mm-assets-operators",
@@ -78,9 +96,33 @@ def test_every_page_is_behind_a_login(synthesized: Synthesized) -> None:
     assert "--read-only" in read_only["Command"]
 
 
+def test_the_balancer_may_write_its_logs(synthesized: Synthesized) -> None:
+    (balancer,) = synthesized.resources("AWS::ElasticLoadBalancingV2::LoadBalancer")
+    attributes = {a["Key"]: a["Value"] for a in balancer["LoadBalancerAttributes"]}
+    assert attributes["access_logs.s3.enabled"] == "true"
+    base, _ = synthesized.templates
+    account, prefix = synthesized.stage.account, attributes["access_logs.s3.prefix"]
+    (bucket,) = [
+        name
+        for name, found in base["Resources"].items()
+        if found["Type"] == "AWS::S3::Bucket" and found["Properties"]["BucketName"].endswith("logs")
+    ]
+    (writer,) = [
+        statement
+        for policy in synthesized.resources("AWS::S3::BucketPolicy")
+        if policy["Bucket"] == {"Ref": bucket}
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Action"] == "s3:PutObject" and "AWS" in statement["Principal"]
+    ]
+    # The account from which AWS delivers these logs in the region.
+    assert "652711504416" in json.dumps(writer["Principal"])
+    assert f"/{prefix}/AWSLogs/{account}/*" in json.dumps(writer["Resource"])
+    assert bucket in json.dumps(attributes["access_logs.s3.bucket"])
+
+
 def test_containers_are_what_was_promoted(synthesized: Synthesized) -> None:
     for name, container in containers(synthesized).items():
-        image = "cpu-worker" if name == "run" else "control-plane"
+        image = {"run": "cpu-worker", "run-gpu": "gpu-worker"}.get(name, "control-plane")
         assert synthesized.stage.digests[image] in json.dumps(container["Image"])
         assert container["ReadonlyRootFilesystem"]
         assert container["User"] == "10001"
@@ -89,6 +131,87 @@ def test_containers_are_what_was_promoted(synthesized: Synthesized) -> None:
         assert only == (None if synthesized.stage.production else "1")
         assert json.dumps(variables["MM_COHORTS"]).endswith('/cohorts"]]}')
         assert not any("PASSWORD" in variable for variable in variables)
+
+
+def test_mlflow_answers_to_its_names_and_links_lead_to_pages(synthesized: Synthesized) -> None:
+    pages = {
+        rule["Conditions"][0]["HostHeaderConfig"]["Values"][0]
+        for rule in synthesized.resources("AWS::ElasticLoadBalancingV2::ListenerRule")
+    }
+    for name, container in containers(synthesized).items():
+        variables = {v["Name"]: v["Value"] for v in container["Environment"]}
+        hosts = variables["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+        assert variables["MLFLOW_TRACKING_URI"].removeprefix("http://") in hosts, name
+        models = variables["MM_MLFLOW_URL"]
+        assert models.removeprefix("https://") in hosts
+        assert variables["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == models
+        links = {models, variables["MM_DAGSTER_URL"]}
+        assert {link.removeprefix("https://") for link in links} < pages
+
+
+def test_steps_can_have_a_gpu(synthesized: Synthesized) -> None:
+    container = containers(synthesized)["run-gpu"]
+    assert container["Name"] == "run"
+    assert container["ResourceRequirements"] == [{"Type": "GPU", "Value": "1"}]
+    (capacity,) = synthesized.resources("AWS::ECS::CapacityProvider")
+    named = {
+        v["Name"]: v["Value"] for c in containers(synthesized).values() for v in c["Environment"]
+    }
+    assert named["MM_GPU_CAPACITY_PROVIDER"] == capacity["Name"]
+    assert named["MM_GPU_TASK_DEFINITION"] == "mm-assets-run-gpu"
+    (key,) = synthesized.resources("AWS::KMS::Key")
+    grants = [
+        (statement["Action"], statement.get("Condition"))
+        for statement in key["KeyPolicy"]["Statement"]
+        if "AWSServiceRoleForAutoScaling" in json.dumps(statement["Principal"])
+    ]
+    assert ("kms:CreateGrant", {"Bool": {"kms:GrantIsForAWSResource": "true"}}) in grants
+    assert any("kms:GenerateDataKey*" in actions for actions, _ in grants)
+
+
+def test_what_stops_working_is_replaced_and_told(synthesized: Synthesized) -> None:
+    services = synthesized.resources("AWS::ECS::Service")
+    checked = {name for name, c in containers(synthesized).items() if "HealthCheck" in c}
+    assert checked == {"web", "web-read-only", "daemon", "code", "mlflow"}
+    assert len(services) == len(checked)
+    alarms = [
+        alarm
+        for alarm in synthesized.resources("AWS::CloudWatch::Alarm")
+        if alarm["MetricName"] == "RunningTaskCount"
+    ]
+    assert {a["AlarmDescription"].removesuffix(" does not run") for a in alarms} == checked
+    assert len({json.dumps(a["Dimensions"]) for a in alarms}) == len(services)
+    for alarm in alarms:
+        assert (alarm["Statistic"], alarm["ComparisonOperator"]) == (
+            *("Minimum", "LessThanThreshold"),
+        )
+        assert alarm["AlarmActions"]
+
+
+def test_tasks_find_what_they_need_in_their_image(synthesized: Synthesized) -> None:
+    for name, container in containers(synthesized).items():
+        image = next(i for i, d in synthesized.stage.digests.items() if d in str(container))
+        said = instructions(image)
+        # ECS would put it before every command.
+        assert "ENTRYPOINT" not in said, name
+        # Elsewhere what is mounted belongs to root.
+        places = {mount["ContainerPath"] for mount in container["MountPoints"]}
+        assert places
+        assert places <= {place for volumes in said["VOLUME"] for place in json.loads(volumes)}
+
+
+def instructions(image: str) -> dict[str, list[str]]:
+    """Instruction -> what it says, in an image and in those it is made from."""
+    dockerfile = Path(__file__).parents[2] / "images" / "Dockerfile"
+    said: dict[str, dict[str, list[str]]] = {}
+    for line in dockerfile.read_text().replace("\\\n", " ").splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "FROM":
+            before, _, name = rest.split()
+            said[name] = {key: [*lines] for key, lines in said.get(before, {}).items()}
+        elif said and word.isupper():
+            said[name].setdefault(word, []).append(rest)
+    return said[image]
 
 
 def test_github_may_act_for_one_environment(synthesized: Synthesized) -> None:
@@ -122,21 +245,17 @@ def test_a_second_synthesis_gives_the_same_bytes(synthesized: Synthesized, tmp_p
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("STAGE", "live"), ("ACCOUNT", "12"), ("CPU_WORKER_DIGEST", "latest"), ("ISSUER", None)],
+    [
+        ("STAGE", "live"),
+        ("ACCOUNT", "12"),
+        ("CPU_WORKER_DIGEST", "latest"),
+        ("ISSUER", None),
+        ("TOKEN_ENDPOINT", "/token"),
+    ],
 )
 def test_what_the_deployer_got_wrong_is_named(variable: str, value: str | None) -> None:
     stage = stage_named("prod")
-    given = {
-        "STAGE": stage.name,
-        "ACCOUNT": stage.account,
-        "DOMAIN": stage.domain,
-        "CERTIFICATE": stage.certificate,
-        "ISSUER": stage.issuer,
-        "REPOSITORY": stage.repository,
-        "ALARM_EMAIL": stage.alarm_email,
-        **{f"{i.replace('-', '_').upper()}_DIGEST": stage.digests[i] for i in IMAGES},
-    }
-    environment = {f"MM_DEPLOY_{name}": text for name, text in given.items()}
+    environment = variables(stage)
     assert stage_from_environment(environment) == stage
     if value is None:
         del environment[f"MM_DEPLOY_{variable}"]
