@@ -21,8 +21,13 @@ GPU_MEMORY = 30 * 1024  # what ECS has to give of a machine with 32 GiB
 NAMESPACE = "mm-assets.internal"
 WEB = ("dagster-webserver", "-h", "0.0.0.0", "-p", "3000", "-w", "/opt/dagster/workspace.yaml")
 MLFLOW = ("python", "-m", "mm_assets.shared_mlflow")
-ALIVE = "python -c \"import urllib.request as r; r.urlopen('http://127.0.0.1:{}', timeout=8)\""
-PAGE = ALIVE.format("3000/server_info")
+
+HEALTH = ecs.HealthCheck(
+    command=["CMD", "healthy"],
+    interval=Duration.minutes(1),
+    timeout=Duration.seconds(60),
+    start_period=Duration.minutes(2),
+)
 
 
 class Services(Construct):
@@ -56,23 +61,15 @@ class Services(Construct):
             "What operators and services log in to MLflow with.",
         )
         self.signing = self._secret("mlflow-signing", "MLflow's key for sessions.")
-        self.web = self._service("web", roles.web, WEB, PAGE, 3000)
+        self.web = self._service("web", roles.web, WEB, 3000)
         self.web_read_only = self._service(
-            "web-read-only", roles.web_read_only, [*WEB, "--read-only"], PAGE, 3000
+            "web-read-only", roles.web_read_only, [*WEB, "--read-only"], 3000
         )
         daemon = ("dagster-daemon", "run", "-w", "/opt/dagster/workspace.yaml")
-        self.daemon = self._service("daemon", roles.daemon, daemon, "dagster-daemon liveness-check")
+        self.daemon = self._service("daemon", roles.daemon, daemon)
         code = ("dagster", "code-server", "start", "-h", "0.0.0.0", "-p", "4000")
-        self.code = self._service(
-            "code",
-            roles.code,
-            [*code, "-m", "mm_assets.definitions"],
-            "dagster api grpc-health-check -p 4000",
-            4000,
-        )
-        self.mlflow = self._service(
-            "mlflow", roles.mlflow, MLFLOW, ALIVE.format("5000/health"), 5000
-        )
+        self.code = self._service("code", roles.code, [*code, "-m", "mm_assets.definitions"], 4000)
+        self.mlflow = self._service("mlflow", roles.mlflow, MLFLOW, 5000)
         self.run = self._definition("run", roles.run, "cpu-worker", 4096, 16384)
         self._container(self.run, "run", "cpu-worker", ["dagster", "api", "execute_run"])
         self._gpu_run()
@@ -82,11 +79,10 @@ class Services(Construct):
         name: str,
         role: iam.Role,
         command: Sequence[str],
-        check: str,
         port: int | None = None,
     ) -> ecs.FargateService:
         definition = self._definition(name, role, "control-plane", 1024, 4096)
-        self._container(definition, name, "control-plane", command, check, port)
+        self._container(definition, name, "control-plane", command, port)
         return ecs.FargateService(
             self,
             f"{name}-service",
@@ -139,7 +135,6 @@ class Services(Construct):
         name: str,
         image: str,
         command: Sequence[str],
-        check: str | None = None,
         port: int | None = None,
         gpus: int | None = None,
     ) -> None:
@@ -166,7 +161,7 @@ class Services(Construct):
             secrets=self._secrets(name),
             logging=ecs.LogDrivers.aws_logs(stream_prefix=name, log_group=group),
             port_mappings=[ecs.PortMapping(container_port=port)] if port else None,
-            health_check=_health(check) if check else None,
+            health_check=HEALTH if image == "control-plane" else None,
         )
         for part, place in {"home": "/home/mm", "tmp": "/tmp"}.items():
             container.add_mount_points(
@@ -242,13 +237,3 @@ class Services(Construct):
                 password_length=40,
             ),
         )
-
-
-def _health(check: str) -> ecs.HealthCheck:
-    """Dagster's own checks take seconds to import what they check with."""
-    return ecs.HealthCheck(
-        command=["CMD-SHELL", check],
-        interval=Duration.minutes(1),
-        timeout=Duration.seconds(30),
-        start_period=Duration.minutes(2),
-    )
