@@ -162,7 +162,7 @@ class SageMakerLauncher:
         log.info(_expected(task, len(waiting.reasons), task.at_once))
         order, files = job_order(task.config, task.store, task.tracking)
         order |= {"assets": list(task.assets), "slides": list(waiting.reasons)}
-        names = _names(task, order)
+        names = _names(task, canonical_json(order))
         reason = _made_other(task)
         try:
             follow(names=names, order=order, files=files)
@@ -197,7 +197,9 @@ class SageMakerLauncher:
             log.info(_expected(task, None))
             order, files = job_order(task.config, task.store, task.tracking)
             order |= {"fingerprint": task.fingerprint}
-            follow(names=_names(task, order), order=order, files=files)
+            # By what is made alone: a job with a longer limit goes on where the last was ended.
+            aim = canonical_json([task.store.uri, task.config.cohort, task.fingerprint])
+            follow(names=_names(task, aim), order=order, files=files)
         return _made(task, told)._replace(billed=sum(billed))
 
     def _client(self, task: Task | CohortTask) -> PipesSageMakerClient:
@@ -306,9 +308,9 @@ def _expected(task: Task | CohortTask, slides: int | None, at_once: int = 1) -> 
     return str(estimate(slides, task.compute, config.prices, seconds, at_once))
 
 
-def _names(task: Task | CohortTask, order: Mapping[str, Any]) -> Iterator[str]:
-    """Names of the attempts at a job."""
-    digest = bytes_digest(canonical_json(order)).removeprefix("sha256:")[:12]
+def _names(task: Task | CohortTask, aim: bytes) -> Iterator[str]:
+    """Names of the attempts at a job that is told apart from others by `aim`."""
+    digest = bytes_digest(aim).removeprefix("sha256:")[:12]
     for attempt in count(1):
         yield job_name("mm", task.config.cohort, task.stage, digest=digest, attempt=attempt)
 
