@@ -20,7 +20,7 @@ from mm_assets.cohort.config import CohortConfig
 from mm_assets.cohort.sources import is_remote
 from mm_assets.resources.digest import bytes_digest, canonical_json
 from mm_assets.resources.estimate import estimate, seconds_before
-from mm_assets.resources.receipts import Receipts
+from mm_assets.resources.receipts import Receipt, Receipts
 from mm_assets.resources.sagemaker import Context, Jobs, PipesSageMakerClient, SageMakerError
 from mm_assets.resources.sagemaker_request import (
     ENTRYPOINT,
@@ -30,7 +30,7 @@ from mm_assets.resources.sagemaker_request import (
     SageMakerSettings,
     job_name,
 )
-from mm_assets.resources.store import ArtefactStore
+from mm_assets.resources.store import COHORT, ArtefactStore
 from mm_assets.resources.tracking import Tracking
 
 MANIFEST = "slides.csv"
@@ -200,7 +200,9 @@ class SageMakerLauncher:
             # By what is made alone: a job with a longer limit goes on where the last was ended.
             aim = canonical_json([task.store.uri, task.config.cohort, task.fingerprint])
             follow(names=_names(task, aim), order=order, files=files)
-        return _made(task, told)._replace(billed=sum(billed))
+        made = _made(task, told)
+        _mirror(task.tracking, made.receipt)
+        return made._replace(billed=sum(billed))
 
     def _client(self, task: Task | CohortTask) -> PipesSageMakerClient:
         return PipesSageMakerClient(self.settings, _root(task.store, task.config, task.stage))
@@ -251,7 +253,7 @@ def launcher_for(compute: Compute, context: Context) -> Launcher:
 
 
 def tidy_jobs(stage: Stage, workspace: Workspace) -> None:
-    """Remove what killed runs left of a stage's jobs, where there is nothing more for it to do."""
+    """See to what killed runs left of a stage's jobs, where there is nothing more for it to do."""
     remote = stage.compute_for(workspace.config).launcher != "local"
     if not remote or not is_remote(workspace.store.uri):
         return
@@ -259,6 +261,15 @@ def tidy_jobs(stage: Stage, workspace: Workspace) -> None:
     jobs = Jobs(_root(workspace.store, workspace.config, stage.name))
     for name in jobs.known():
         jobs.tidy(name, TRAINING if trains else PROCESSING)
+        made = workspace.receipts.read(workspace.config.cohort, stage.name, COHORT)
+        if made:
+            _mirror(workspace.tracking, made)
+
+
+def _mirror(tracking: Tracking, made: Receipt) -> None:
+    """Have SageMaker's model packages follow what a job has registered: jobs do not see to it."""
+    if model := made.metadata.get("registered_model"):
+        tracking.mirror(str(model))
 
 
 def _root(store: ArtefactStore, config: CohortConfig, stage: str) -> str:
