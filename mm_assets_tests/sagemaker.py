@@ -1,6 +1,7 @@
 """Jobs on the local SageMaker server: how tests start them."""
 
 import sys
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -38,6 +39,14 @@ def keys(prefix: str) -> list[str]:
     """Keys of the tests' bucket."""
     found = boto3.client("s3").list_objects_v2(Bucket="artefacts", Prefix=prefix)
     return [item["Key"] for item in found.get("Contents", [])]
+
+
+def wait_for(done: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until it is so."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def tables_only(folder: Path, **sections: object) -> Path:

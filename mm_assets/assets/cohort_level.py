@@ -22,7 +22,13 @@ from mm_assets.assets.twins import refuse_twins
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.resources.engine import final_failures, retry_policy
 from mm_assets.resources.estimate import spent
-from mm_assets.resources.launcher import CohortTask, Launcher, LocalLauncher, launcher_for
+from mm_assets.resources.launcher import (
+    CohortTask,
+    Launcher,
+    LocalLauncher,
+    launcher_for,
+    tidy_jobs,
+)
 from mm_assets.resources.receipts import Receipt
 from mm_assets.resources.store import COHORT, ArtefactStore, Provenance
 from mm_assets.resources.tracking import Tracking
@@ -168,7 +174,9 @@ def cohort_asset(
         with final_failures():
             launcher = launcher_for(compute, context)
             made = run_cohort_stage(stage, workspace, context.run_id, launcher)
-        costs = spent(compute, config.prices, made.receipt.seconds) if made.produced else {}
+        if made.produced is None:
+            tidy_jobs(stage, workspace)
+        costs = spent(compute, config.prices, made.paid_seconds) if made.produced else {}
         yield dg.MaterializeResult(
             asset_key=key,
             data_version=dg.DataVersion(made.receipt.digest),

@@ -12,10 +12,24 @@ from mm_assets.resources.receipts import Receipt
 
 
 class Made(NamedTuple):
-    """A receipt, and what was produced for it; None when an earlier run had done the work."""
+    """What became of a whole-cohort stage.
+
+    Attributes
+    ----------
+    produced
+        What was produced for the receipt; None when an earlier run had done the work.
+    billed
+        Seconds that a service bills for it; None when it was made here.
+    """
 
     receipt: Receipt
     produced: Produced | None
+    billed: float | None = None
+
+    @property
+    def paid_seconds(self) -> float:
+        """Seconds that a machine was occupied by it."""
+        return self.receipt.seconds if self.billed is None else self.billed
 
     def to_message(self) -> dict[str, Any]:
         """As JSON; pictures and tables among the metadata go with it."""

@@ -101,6 +101,7 @@ class SlideRun:
         progress = Progress(f"{self.cohort}/{self.stage.name}", len(slides), self.workspace.log)
         settled = self._settled(slides)
         outcomes: dict[str, SlideOutcome] = {}
+        shares: dict[str, float] = {}
 
         def finished(slide: str, outcome: SlideOutcome) -> None:
             with self._lock:
@@ -108,13 +109,17 @@ class SlideRun:
                 progress.advance()
             tell(outcome)
 
+        def billed(slides: Sequence[str], seconds: float) -> None:
+            shares.update(_shares([outcomes[slide] for slide in slides], seconds))
+
         for slide in slides:
             known = self._without_work(slide, settled.get(slide, {}))
             if known:
                 finished(slide, known)
         todo = {s: settled.get(s, {}) for s in slides if s not in outcomes}
         try:
-            lost = (launcher or LocalLauncher()).run(self._task(todo), finished, self.workspace.log)
+            task = self._task(todo, billed)
+            lost = (launcher or LocalLauncher()).run(task, finished, self.workspace.log)
             for slide, loss in lost.items():
                 finished(slide, self._lost(slide, todo[slide], loss))
         except StoreError as error:
@@ -123,25 +128,33 @@ class SlideRun:
             finished(untried[0], SlideOutcome(untried[0], "failed", {}, {}, str(error)))
             for slide in untried[1:]:
                 finished(slide, SlideOutcome(slide, "waiting", {}, {}, "the store failed"))
-        return [self._with_costs(outcomes[slide]) for slide in slides]
+        at_once = min(self.stage.slides_at_once, len(todo))
+        return [self._with_costs(outcomes[s], shares.get(s), at_once) for s in slides]
 
-    def _with_costs(self, outcome: SlideOutcome) -> SlideOutcome:
-        """With what the slide's time was and cost, where that says something."""
-        config = self.workspace.config
-        compute = self.stage.compute_for(config)
+    def _with_costs(
+        self, outcome: SlideOutcome, billed: float | None, at_once: int
+    ) -> SlideOutcome:
+        """With the time of machines that the slide took and its cost, where that says something.
+
+        Added up over slides and assets they are those of the machines: slides side by side share
+        one, and so do assets that are made in one go.
+        """
+        if not outcome.produced:
+            return outcome
+        config, made = self.workspace.config, outcome.produced
+        seconds = _took(outcome) / at_once if billed is None else billed
+        costs = spent(self.stage.compute_for(config), config.prices, seconds / len(made))
         produced = {
-            asset: replace(
-                each,
-                metadata={
-                    **each.metadata,
-                    **spent(compute, config.prices, outcome.receipts[asset].seconds),
-                },
-            )
-            for asset, each in outcome.produced.items()
+            asset: replace(each, metadata={**each.metadata, **costs})
+            for asset, each in made.items()
         }
         return replace(outcome, produced=produced)
 
-    def _task(self, todo: Mapping[str, Mapping[str, Receipt]]) -> Task:
+    def _task(
+        self,
+        todo: Mapping[str, Mapping[str, Receipt]],
+        billed: Callable[[Sequence[str], float], None],
+    ) -> Task:
         workspace = self.workspace
         return Task(
             config=workspace.config,
@@ -155,6 +168,7 @@ class SlideRun:
             isolated=self.stage.isolated,
             at_once=self.stage.slides_at_once,
             recorded=self._recorded,
+            billed=billed,
         )
 
     def _recorded(self, slide: str, shown: Mapping[str, Mapping[str, Any]]) -> SlideOutcome | None:
@@ -374,6 +388,18 @@ class SlideRun:
         )
         self.receipts.write(receipt)
         return receipt
+
+
+def _shares(outcomes: Sequence[SlideOutcome], seconds: float) -> dict[str, float]:
+    """What a job is billed, by finished slide, in proportion to the time each took in it."""
+    took = {outcome.slide: _took(outcome) for outcome in outcomes if outcome.produced}
+    total = sum(took.values()) or 1.0
+    return {slide: seconds * each / total for slide, each in took.items()}
+
+
+def _took(outcome: SlideOutcome) -> float:
+    """Time of work on the slide, the same for all that was made in one go."""
+    return max(outcome.receipts[asset].seconds for asset in outcome.produced)
 
 
 def is_quarantine(receipt: Receipt) -> bool:

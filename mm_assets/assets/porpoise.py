@@ -138,6 +138,8 @@ def train_network(
     config = job.workspace.config
     folder = training_folder(config.cohort, name)
     scratch = folder / job.provenance[name].fingerprint().replace(":", "-")
+    if begun := sorted(file.stem for file in scratch.glob("*.pt")):
+        job.workspace.log.info(f"{name} goes on where it was ended, in {begun[-1]}")
     copies = mm_home() / "cache" / "bags" / config.cohort / name
     clinical, splits = read_table(job, CLINICAL), read_table(job, splits_name(task))
     endpoint = make_endpoint(clinical, task)

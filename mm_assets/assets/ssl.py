@@ -159,6 +159,8 @@ def _pretrain(job: Job, asset: str, prepare: Callable[[Job], LevelTraining]) -> 
     config, fingerprint = job.workspace.config, job.provenance[asset].fingerprint()
     folder = training_folder(config.cohort, asset)
     checkpoint = folder / fingerprint.replace(":", "-") / "dino.pt"
+    if checkpoint.exists():
+        job.workspace.log.info(f"{asset} goes on where it was ended")
     training, tracking = prepare(job), job.workspace.tracking
     facts, epochs = _facts(job, asset, training), training.level.epochs
     progress = Progress(f"{config.cohort}/{asset}", epochs, job.workspace.log)

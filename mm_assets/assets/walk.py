@@ -23,6 +23,7 @@ from mm_assets.assets.stage import (
     asset_key,
     slide_partitions,
 )
+from mm_assets.resources.launcher import tidy_jobs
 
 # Dagster's console log would tear the progress bar; failures are reported by the walk.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -112,6 +113,7 @@ class Walk:
             return self._slide_stage(stage, keys)
         if is_current(stage, self.workspace):
             repair_stage(stage, self.workspace, self.instance, (), compare_versions=False)
+            tidy_jobs(stage, self.workspace)
             return StageResult(stage.name, 0, 1)
         failure = self._execute(stage, {})
         if failure:
@@ -123,6 +125,8 @@ class Walk:
     def _slide_stage(self, stage: SlideStage, keys: Sequence[str]) -> StageResult:
         config = self.workspace.config
         pending = SlideRun(stage, self.workspace, stage.outputs, "").pending(keys)
+        if not pending:
+            tidy_jobs(stage, self.workspace)
         compute = stage.compute_for(config)
         order = self.instance.get_dynamic_partitions(slide_partitions(config.cohort).name or "")
         crash = ""

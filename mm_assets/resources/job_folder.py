@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from dagster import PipesMessageReader
@@ -60,6 +61,12 @@ class JobFolder:
         """What the job was told, if it is still there."""
         content = self.get(f"input/{ORDER}")
         return json.loads(content) if content else None
+
+    def age(self) -> float:
+        """Seconds since the order was put; 0 where there is none."""
+        pages = self._pages(f"{self.prefix}/input/{ORDER}")
+        put = [found["LastModified"] for page in pages for found in page.get("Contents", ())]
+        return (datetime.now(UTC) - put[0]).total_seconds() if put else 0.0
 
     def clear(self) -> None:
         """Remove everything of the job."""

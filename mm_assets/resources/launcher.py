@@ -15,12 +15,13 @@ from mm_assets.assets.compute import Compute, gpu_lease
 from mm_assets.assets.isolation import Loss, Work, run_here, run_isolated
 from mm_assets.assets.log import Log
 from mm_assets.assets.made import Made, unpack
+from mm_assets.assets.stage import CohortStage, Stage, Workspace
 from mm_assets.cohort.config import CohortConfig
 from mm_assets.cohort.sources import is_remote
 from mm_assets.resources.digest import bytes_digest, canonical_json
 from mm_assets.resources.estimate import estimate, seconds_before
-from mm_assets.resources.receipts import Receipts
-from mm_assets.resources.sagemaker import Context, PipesSageMakerClient, SageMakerError
+from mm_assets.resources.receipts import Receipt, Receipts
+from mm_assets.resources.sagemaker import Context, Jobs, PipesSageMakerClient, SageMakerError
 from mm_assets.resources.sagemaker_request import (
     ENTRYPOINT,
     PROCESSING,
@@ -29,7 +30,7 @@ from mm_assets.resources.sagemaker_request import (
     SageMakerSettings,
     job_name,
 )
-from mm_assets.resources.store import ArtefactStore
+from mm_assets.resources.store import COHORT, ArtefactStore
 from mm_assets.resources.tracking import Tracking
 
 MANIFEST = "slides.csv"
@@ -49,6 +50,9 @@ class Task:
     recorded
         Outcome of a slide as its receipts have it, with further metadata by asset; None where there
         are none of this work.
+    billed
+        Told the slides that a job has brought to an outcome, and the seconds that its service
+        bills.
     """
 
     config: CohortConfig
@@ -62,6 +66,7 @@ class Task:
     isolated: bool
     at_once: int
     recorded: Callable[[str, Mapping[str, Mapping[str, Any]]], Any]
+    billed: Callable[[Sequence[str], float], None]
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ class SageMakerLauncher:
             context=self.context,
             compute=task.compute,
             on_message=waiting.hear,
+            on_billed=waiting.charge,
             command=(*ENTRYPOINT, task.stage),
         )
         for name, order in client.known().items():
@@ -148,21 +154,21 @@ class SageMakerLauncher:
                     follow(names=(name,), order=order)
                 except SageMakerError as error:
                     log.warning(f"{error}; what it has not done is done anew")
-                waiting.take_finished()
+                waiting.close()
             else:
-                client.tidy(self.context, name)
+                client.tidy(name, PROCESSING)
         if not waiting.reasons:
             return {}
         log.info(_expected(task, len(waiting.reasons), task.at_once))
         order, files = job_order(task.config, task.store, task.tracking)
         order |= {"assets": list(task.assets), "slides": list(waiting.reasons)}
-        names = _names(task, order)
+        names = _names(task, canonical_json(order))
         reason = _made_other(task)
         try:
             follow(names=names, order=order, files=files)
         except SageMakerError as error:
             reason = str(error)
-        waiting.take_finished()
+        waiting.close()
         return {slide: Loss(told or reason, False) for slide, told in waiting.reasons.items()}
 
     def run_whole(self, task: CohortTask, log: Log) -> Made:
@@ -176,7 +182,7 @@ class SageMakerLauncher:
             When the job does not succeed, or makes something else.
         """
         _refuse_local(task, task.reads_slides)
-        client, told = self._client(task), list[Any]()
+        client, told, billed = self._client(task), list[Any](), list[float]()
         kind = TRAINING if task.trains else PROCESSING
         follow = partial(
             client.run,
@@ -184,41 +190,22 @@ class SageMakerLauncher:
             compute=task.compute,
             kind=kind,
             on_message=told.append,
+            on_billed=billed.append,
             command=(*ENTRYPOINT, task.stage),
         )
-        if self._adopt(task, client, kind, follow, log):
-            return _made(task, told)
-        log.info(_expected(task, None))
-        order, files = job_order(task.config, task.store, task.tracking)
-        order |= {"fingerprint": task.fingerprint}
-        follow(names=_names(task, order), order=order, files=files)
-        return _made(task, told)
-
-    def _adopt(
-        self,
-        task: CohortTask,
-        client: PipesSageMakerClient,
-        kind: JobKind,
-        follow: Callable[..., Any],
-        log: Log,
-    ) -> bool:
-        """Whether a job that was left has done the work; jobs of other inputs are stopped."""
-        for name, order in client.known().items():
-            if order["fingerprint"] != task.fingerprint:
-                # It would write over what is made now.
-                client.discard(self.context, name, kind)
-                continue
-            try:
-                follow(names=(name,), order=order)
-            except SageMakerError as error:
-                log.warning(f"{error}; it is done anew")
-            else:
-                return True
-        return False
+        if not _adopt(task, client, kind, follow, log):
+            log.info(_expected(task, None))
+            order, files = job_order(task.config, task.store, task.tracking)
+            order |= {"fingerprint": task.fingerprint}
+            # By what is made alone: a job with a longer limit goes on where the last was ended.
+            aim = canonical_json([task.store.uri, task.config.cohort, task.fingerprint])
+            follow(names=_names(task, aim), order=order, files=files)
+        made = _made(task, told)
+        _mirror(task.tracking, made.receipt)
+        return made._replace(billed=sum(billed))
 
     def _client(self, task: Task | CohortTask) -> PipesSageMakerClient:
-        root = f"{task.store.uri.rstrip('/')}/{task.config.cohort}/_jobs/{task.stage}"
-        return PipesSageMakerClient(self.settings, root)
+        return PipesSageMakerClient(self.settings, _root(task.store, task.config, task.stage))
 
 
 class _Waiting:
@@ -227,6 +214,7 @@ class _Waiting:
     def __init__(self, task: Task, finished: Finished) -> None:
         self.task, self.finished = task, finished
         self.reasons = dict.fromkeys(task.slides, "")
+        self._taken, self._seconds = list[str](), 0.0
 
     def hear(self, message: Mapping[str, Any]) -> None:
         """A job says that it is through with a slide."""
@@ -236,16 +224,24 @@ class _Waiting:
             shown = {asset: unpack(told) for asset, told in message["shown"].items()}
             self._take(slide, self.task.recorded(slide, shown))
 
-    def take_finished(self) -> None:
-        """Slides that a job finished without being able to say so."""
+    def charge(self, seconds: float) -> None:
+        """The service bills so much for a job."""
+        self._seconds += seconds
+
+    def close(self) -> None:
+        """The job is over: take what it could not tell any more, and hand its bill on."""
         for slide in tuple(self.reasons):
             outcome = self.task.recorded(slide, {})
-            if outcome is not None and outcome.state == "done":
+            # Slides of such receipts were not asked for: these are new. Failures may be old.
+            if outcome is not None and outcome.state in ("done", "quarantined"):
                 self._take(slide, outcome)
+        self.task.billed(self._taken, self._seconds)
+        self._taken, self._seconds = [], 0.0
 
     def _take(self, slide: str, outcome: Any) -> None:
         if outcome is not None:
             del self.reasons[slide]
+            self._taken.append(slide)
             self.finished(slide, outcome)
 
 
@@ -254,6 +250,52 @@ def launcher_for(compute: Compute, context: Context) -> Launcher:
     if compute.launcher == "local":
         return LocalLauncher()
     return SageMakerLauncher(SageMakerSettings.from_environment(), context)
+
+
+def tidy_jobs(stage: Stage, workspace: Workspace) -> None:
+    """See to what killed runs left of a stage's jobs, where there is nothing more for it to do."""
+    kind = stage.elsewhere if isinstance(stage, CohortStage) else "processing"
+    remote = stage.compute_for(workspace.config).launcher != "local"
+    if not kind or not remote or not is_remote(workspace.store.uri):
+        return
+    jobs = Jobs(_root(workspace.store, workspace.config, stage.name))
+    for name in jobs.known():
+        jobs.tidy(name, TRAINING if kind == "training" else PROCESSING)
+        made = workspace.receipts.read(workspace.config.cohort, stage.name, COHORT)
+        if made:
+            _mirror(workspace.tracking, made)
+
+
+def _mirror(tracking: Tracking, made: Receipt) -> None:
+    """Have SageMaker's model packages follow what a job has registered: jobs do not see to it."""
+    if model := made.metadata.get("registered_model"):
+        tracking.mirror(str(model))
+
+
+def _root(store: ArtefactStore, config: CohortConfig, stage: str) -> str:
+    return f"{store.uri.rstrip('/')}/{config.cohort}/_jobs/{stage}"
+
+
+def _adopt(
+    task: CohortTask,
+    client: PipesSageMakerClient,
+    kind: JobKind,
+    follow: Callable[..., Any],
+    log: Log,
+) -> bool:
+    """Whether a job that was left has done the work; jobs of other inputs are stopped."""
+    for name, order in client.known().items():
+        if order["fingerprint"] != task.fingerprint:
+            # It would write over what is made now.
+            client.discard(name, kind, log)
+            continue
+        try:
+            follow(names=(name,), order=order)
+        except SageMakerError as error:
+            log.warning(f"{error}; it is done anew")
+        else:
+            return True
+    return False
 
 
 def _made(task: CohortTask, told: Sequence[Mapping[str, Any]]) -> Made:
@@ -277,9 +319,9 @@ def _expected(task: Task | CohortTask, slides: int | None, at_once: int = 1) -> 
     return str(estimate(slides, task.compute, config.prices, seconds, at_once))
 
 
-def _names(task: Task | CohortTask, order: Mapping[str, Any]) -> Iterator[str]:
-    """Names of the attempts at a job."""
-    digest = bytes_digest(canonical_json(order)).removeprefix("sha256:")[:12]
+def _names(task: Task | CohortTask, aim: bytes) -> Iterator[str]:
+    """Names of the attempts at a job that is told apart from others by `aim`."""
+    digest = bytes_digest(aim).removeprefix("sha256:")[:12]
     for attempt in count(1):
         yield job_name("mm", task.config.cohort, task.stage, digest=digest, attempt=attempt)
 

@@ -91,7 +91,7 @@ class Tracking(dg.ConfigurableResource):
             if version is None:
                 version = self._register(client, run)
             self._set_alias(client, version)
-        self._mirror(client, version.name)
+        self.mirror(version.name)
         return _registered(client.get_model_version(version.name, version.version))
 
     def register_weights(
@@ -110,7 +110,7 @@ class Tracking(dg.ConfigurableResource):
                     facts.name, source=source, run_id=run_id, tags=facts.tags()
                 )
             self._set_alias(client, version)
-        self._mirror(client, version.name)
+        self.mirror(version.name)
         return _registered(client.get_model_version(version.name, version.version))
 
     @contextlib.contextmanager
@@ -177,7 +177,7 @@ class Tracking(dg.ConfigurableResource):
         client = self._client()
         with self._exclusive():
             _set_tags(client, model, facts)
-        self._mirror(client, model.name)
+        self.mirror(model.name)
 
     def describe(self, model: RegisteredModel, text: str) -> None:
         """Set the description of a registered version, Markdown, as its page shows it."""
@@ -198,7 +198,7 @@ class Tracking(dg.ConfigurableResource):
             client.set_registered_model_alias(model.name, CHAMPION, str(model.version))
             if str(aliases.get(CHALLENGER)) == str(model.version):
                 client.delete_registered_model_alias(model.name, CHALLENGER)
-        self._mirror(client, model.name)
+        self.mirror(model.name)
         return self.version(model.name, model.version)
 
     def read_file(self, run_id: str, path: str) -> bytes | None:
@@ -259,14 +259,17 @@ class Tracking(dg.ConfigurableResource):
         artifacts = quiet_mlflow(self.uri).artifacts
         return artifacts.load_dict(f"runs:/{model.run_id}/lineage/lineage.json")
 
-    def _mirror(self, client: MlflowClient, model: str) -> None:
-        """Have SageMaker's model packages follow, where the environment says so."""
+    def mirror(self, model: str) -> None:
+        """Have SageMaker's model packages follow a registered model, where the environment says so.
+
+        All that registers or decides here does it; it is for models that a job has registered.
+        """
         if not os.environ.get(MIRROR):
             return
         try:
             from mm_assets.resources.model_packages import sync
 
-            sync(client, model)
+            sync(self._client(), model)
         except Exception as error:  # what took hours to train is registered, and must stay so
             dg.get_dagster_logger().warning(
                 f"{model}: its SageMaker model packages do not follow MLflow: "

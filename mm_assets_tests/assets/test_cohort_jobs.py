@@ -8,11 +8,16 @@ import boto3
 import dagster as dg
 import pytest
 
+from deploy.local.sagemaker.packages import ModelRegistry
 from deploy.local.sagemaker.server import SageMaker
+from deploy.local.sagemaker.training import TrainingJob
 from mm_assets.assets.stage import CohortStage, Workspace
 from mm_assets.cohort.folders import training_folder
+from mm_assets.resources import sagemaker as module
+from mm_assets.resources.model_packages import group_name
+from mm_assets.resources.tracking import MIRROR
 from mm_assets_tests.cohorts import Cohort
-from mm_assets_tests.sagemaker import client, forget, keys, tables_only
+from mm_assets_tests.sagemaker import client, forget, keys, tables_only, wait_for
 
 
 @pytest.fixture
@@ -56,8 +61,10 @@ def test_jobs_make_what_is_made_here(
     assert keys(f"{remote_store}/tiny/_jobs") == []
     told = shown("porpoise_snn_survival")
     assert told["instance"].value == "ml.g5.xlarge"
-    assert told["gpu_seconds"].value == pytest.approx(told["seconds"].value, abs=0.01)
-    assert told["cost"].value == pytest.approx(told["seconds"].value, abs=0.01)
+    job = next(j for n, j in sagemaker_settings.training.items() if "-porpoise-snn-" in n)
+    billed = job.describe()["BillableTimeInSeconds"]
+    assert told["gpu_seconds"].value == billed > told["seconds"].value
+    assert told["cost"].value == pytest.approx(billed)
     assert told["mlflow"].value.startswith(("http", "mlflow"))
     assert walk(space) == {}
     assert len(sagemaker_settings.training) == 3
@@ -95,16 +102,89 @@ def test_a_training_that_lost_its_orchestrator_and_its_time(
     whole = space.receipts.read_all("tiny", name)["cohort"]
     forget(space, {name: ["cohort"]})
 
-    hasty = long + "  compute: {porpoise_snn_survival: {launcher: sagemaker, hours: 0.01}}\n"
+    # A job starts Python too: it cannot be done in less time than the work alone took here.
+    hours = 0.8 * whole.seconds / 3600
+    hasty = f"{long}  compute: {{{name}: {{launcher: sagemaker, hours: {hours}}}}}\n"
     yaml.write_text(hasty)
     Cohort(yaml, home).killed_materialize(name, when=lambda: sagemaker_settings.training)
-    failures = walk(workspace(str(yaml)), [name])
-    assert "limit of 0.01 hours" in failures.get(name, "limit of 0.01 hours")
-    yaml.write_text(hasty.replace("hours: 0.01", "hours: 1"))
+    yaml.write_text(hasty.replace(f"hours: {hours}", "hours: 1"))
     assert walk(workspace(str(yaml)), [name]) == {}
+    first, second = sagemaker_settings.training.values()
+    assert "MaxRuntimeExceeded" in [phase for phase, _ in first.phases]
+    assert second.status == "Completed"
+    assert any(f"{name} goes on where it was ended, in repeat" in line for line in logged())
     assert space.receipts.read_all("tiny", name)["cohort"].outputs == whole.outputs
     assert keys(f"{remote_store}/tiny/_jobs") == []
     assert not training_folder("tiny", name).exists()
+
+
+def test_a_job_with_a_longer_limit_gets_what_the_last_one_kept(
+    home: Path,
+    yaml: Path,
+    remote_store: str,
+    sagemaker_settings: SageMaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its checkpoints; what it is billed is told, and its model is mirrored."""
+    from mm_assets.cli import walk, workspace
+
+    assert walk(workspace(str(yaml)), ["clinical", "splits_survival"]) == {}
+    name, given = "clinical_cox_survival", yaml.read_text()
+    limits = f"{given}  compute: {{{name}: {{launcher: sagemaker, hours: 0.0003}}}}\n"
+    yaml.write_text(limits)
+    assert "limit of" in walk(workspace(str(yaml)), [name])[name]
+    (first,) = sagemaker_settings.training.values()
+    assert "MaxRuntimeExceeded" in [phase for phase, _ in first.phases]
+    assert keys(f"{remote_store}/tiny/_jobs") == []
+    kept = checkpoints(first).removeprefix("s3://artefacts/")
+    boto3.client("s3").put_object(Bucket="artefacts", Key=f"{kept}/epoch", Body=b"3")
+
+    yaml.write_text(limits.replace("0.0003", "1"))
+    space, group = workspace(str(yaml)), group_name("tiny.survival.clinical_cox")
+    monkeypatch.setenv(MIRROR, "1")
+    assert walk(space, [name]) == {}
+    _, second = sagemaker_settings.training.values()
+    assert second.place("/opt/ml/checkpoints/epoch").read_text() == "3"
+    told = shown(name)
+    billed = second.describe()["BillableTimeInSeconds"]
+    assert told["cost"].value == pytest.approx(billed)
+    assert billed > told["seconds"].value
+    assert packages(sagemaker_settings) == [(group, "Approved")]
+    assert keys(f"{remote_store}/tiny/_jobs") == []
+
+    # As after a kill while a job went on: its order is there, and no package.
+    client(f"{space.store.uri}/tiny/_jobs/{name}").folder(second.name).put("order.json", b"{}")
+    sagemaker_settings.registry = ModelRegistry("arn:aws:sagemaker:eu-west-2:123456789012")
+    monkeypatch.setattr(module, "LEFT_SECONDS", -1.0)
+    assert walk(space, [name]) == {}
+    assert packages(sagemaker_settings) == [(group, "Approved")]
+    assert len(sagemaker_settings.training) == 2
+    assert keys(f"{remote_store}/tiny/_jobs") == []
+
+
+@pytest.mark.stress
+def test_what_an_ended_job_left_is_removed_by_a_later_run(
+    home: Path,
+    yaml: Path,
+    remote_store: str,
+    sagemaker_settings: SageMaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """kill -9 of `mm`; its job ends alone, so that there is nothing more to do."""
+    from mm_assets.cli import walk, workspace
+
+    name = "clinical_cox_survival"
+    assert walk(workspace(str(yaml)), ["clinical", "splits_survival"]) == {}
+    monkeypatch.setenv("MM_LAUNCHER", "sagemaker")
+    Cohort(yaml, home).killed_materialize(name, when=lambda: sagemaker_settings.training)
+    (job,) = sagemaker_settings.training.values()
+    wait_for(lambda: job.is_over)
+    assert walk(workspace(str(yaml)), [name]) == {}
+    assert any(key.endswith("model.tar.gz") for key in keys(f"{remote_store}/tiny/_jobs"))
+    monkeypatch.setattr(module, "LEFT_SECONDS", -1.0)
+    assert walk(workspace(str(yaml)), [name]) == {}
+    assert keys(f"{remote_store}/tiny/_jobs") == []
+    assert len(sagemaker_settings.training) == 1
 
 
 def test_a_job_of_other_inputs_is_stopped(
@@ -151,13 +231,36 @@ def leave_running(space: Workspace, stage: str) -> str:
     name = "mm-tiny-left-0f3a-1"
     folder = jobs.folder(name)
     folder.put("order.json", b'{"fingerprint": "of other inputs"}')
-    place = Place(folder.inputs, folder.outputs, f"{folder.address}/state")
-    sleep = ("python", "-c", "import time; time.sleep(600)")
-    request = jobs.settings.request(TRAINING, place, Compute(), {}, sleep)
+    place = Place(folder.inputs, folder.outputs, jobs.checkpoints(name).address)
+    work = "import pathlib, time; pathlib.Path('/opt/ml/checkpoints/epoch').write_text('3'); "
+    command = ("python", "-c", f"{work}time.sleep(600)")
+    request = jobs.settings.request(TRAINING, place, Compute(), {}, command)
     boto3.client("sagemaker", region_name="eu-west-2").create_training_job(
         TrainingJobName=name, **request
     )
+    wait_for(lambda: keys(jobs.checkpoints(name).prefix))
     return name
+
+
+def packages(service: SageMaker) -> list[tuple[str, str]]:
+    """Group and approval of all model packages."""
+    found = service.registry.packages.values()
+    return [(one["ModelPackageGroupName"], one["ModelApprovalStatus"]) for one in found]
+
+
+def checkpoints(job: TrainingJob) -> str:
+    """Address at which a job keeps its state."""
+    address: str = job.request["CheckpointConfig"]["S3Uri"]
+    return address
+
+
+def logged() -> list[str]:
+    """What the last run has logged."""
+    from mm_assets.resources.home import dagster_instance
+
+    with dagster_instance() as instance:
+        (run,) = instance.get_runs(limit=1)
+        return [entry.user_message for entry in instance.all_logs(run.run_id)]
 
 
 def shown(asset: str) -> dict[str, Any]:

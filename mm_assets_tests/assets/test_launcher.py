@@ -5,17 +5,21 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import boto3
 import dagster as dg
 import pytest
 
 from deploy.local.sagemaker.server import SageMaker
-from mm_assets.assets.stage import SlideStage
+from mm_assets.assets.stage import SlideStage, Workspace
+from mm_assets.resources.sagemaker_request import SageMakerSettings
 from mm_assets_tests.cohorts import make_cohort, slide_name
 from mm_assets_tests.daemon import environment
-from mm_assets_tests.sagemaker import forget, keys, remote_cohort
+from mm_assets_tests.sagemaker import forget, in_asset, keys, remote_cohort, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EMBEDDINGS = ("tile_embeddings", "region_embeddings")
@@ -57,9 +61,84 @@ def test_a_job_makes_what_is_made_here(
     assert event.asset_materialization
     told = event.asset_materialization.metadata
     assert told["instance"].value == "ml.m5.xlarge"
-    assert told["cost"].value == pytest.approx(told["seconds"].value, abs=0.01)
+    # The spoilt slide has none to tell, and the two assets that are made in one go share it.
+    assert job.ended
+    assert job.started
+    assert told["cost"].value == pytest.approx((job.ended - job.started) / 2, abs=0.01)
     assert walk(remote, ["tile_embeddings"]) == {}
     assert len(sagemaker_settings.jobs) == 1
+
+
+def test_two_runs_of_one_stage_do_not_disturb_each_other(
+    home: Path, tmp_path: Path, sagemaker_settings: SageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of other slides, beside an order that a killed run left without a job."""
+    space, jobs = slides_only(tmp_path, 3, monkeypatch)
+    left = f"{jobs}/mm-tiny-left-0f3a-1/input/order.json"
+    boto3.client("s3").put_object(Bucket="artefacts", Key=left, Body=b'{"slides": ["P009-S1"]}')
+
+    def both(context: Any) -> list[Any]:
+        with ThreadPoolExecutor(1) as pool:
+            settings = replace(SageMakerSettings.from_environment(), poll_seconds=4)
+            first = pool.submit(slide_run, space, context, ["P000-S1", "P001-S1"], settings)
+            wait_for(lambda: any(job.is_over for job in sagemaker_settings.jobs.values()))
+            settings = replace(settings, poll_seconds=0.1)
+            second = slide_run(space, context, ["P002-S1"], settings)
+            return [first.result(), second]
+
+    for outcomes, job in zip(in_asset(both), sagemaker_settings.jobs.values(), strict=True):
+        assert [outcome.state for outcome in outcomes] == ["done"] * len(outcomes)
+        # Slides side by side on one machine: the job's bill is divided among them.
+        assert job.ended
+        assert job.started
+        costs = [outcome.produced["slide"].metadata["cost"] for outcome in outcomes]
+        assert sum(costs) == pytest.approx(job.ended - job.started, abs=0.01)
+    assert keys(jobs) == [left]
+
+
+def test_slides_side_by_side_here_are_not_billed_twice(
+    home: Path, tmp_path: Path, sagemaker_settings: SageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mm_assets.assets.graph import cohort_stages
+    from mm_assets.assets.partitions import SlideRun
+
+    space, _ = slides_only(tmp_path, 2, monkeypatch)
+    here = space.config.model_copy(update={"compute": {}, "prices": {"here": 3600.0}})
+    space = replace(space, config=here)
+    stage = next(s for s in cohort_stages(here) if isinstance(s, SlideStage))
+    for slides, at_once in ((["P000-S1", "P001-S1"], 2), (["P000-S1"], 1)):
+        forget(space, {"slide": slides})
+        for outcome in SlideRun(stage, space, stage.outputs, "").outcomes(slides):
+            seconds = outcome.receipts["slide"].seconds / at_once
+            assert outcome.produced["slide"].metadata["cost"] == pytest.approx(seconds, abs=1e-5)
+
+
+def slides_only(
+    folder: Path, slides: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Workspace, str]:
+    """A cohort whose stage `slide` is done by jobs that cost 1 a second, and their prefix."""
+    from mm_assets.cli import workspace
+    from mm_assets.cohort.config import ComputeOverride
+
+    yaml, prefix = remote_cohort(folder, slides=slides)
+    monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
+    space = workspace(str(yaml))
+    compute = {"slide": ComputeOverride(launcher="sagemaker", cpu=4, memory_gib=16)}
+    config = space.config.model_copy(update={"compute": compute})
+    return replace(space, config=config), f"{prefix}/store/tiny/_jobs/slide"
+
+
+def slide_run(
+    space: Workspace, context: Any, slides: list[str], settings: SageMakerSettings
+) -> list[Any]:
+    """A run of the stage `slide` by jobs."""
+    from mm_assets.assets.graph import cohort_stages
+    from mm_assets.assets.partitions import SlideRun
+    from mm_assets.resources.launcher import SageMakerLauncher
+
+    stage = next(s for s in cohort_stages(space.config) if isinstance(s, SlideStage))
+    run = SlideRun(stage, space, stage.outputs, context.run_id)
+    return run.outcomes(slides, SageMakerLauncher(settings, context))
 
 
 @pytest.mark.stress

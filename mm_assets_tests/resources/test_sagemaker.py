@@ -4,9 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,11 @@ from hypothesis import strategies as st
 
 from deploy.local.sagemaker.server import SageMaker
 from mm_assets.assets.compute import Compute
+from mm_assets.resources import sagemaker as module
+from mm_assets.resources.job_folder import ORDER
 from mm_assets.resources.sagemaker import CapacityError, PipesSageMakerClient, SageMakerError
 from mm_assets.resources.sagemaker_request import PROCESSING, TRAINING, JobKind, Place, job_name
-from mm_assets_tests.sagemaker import client, in_asset, run_worker, worked
+from mm_assets_tests.sagemaker import client, in_asset, run_worker, wait_for, worked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -58,9 +58,14 @@ def test_a_job_tells_what_it_does_and_leaves_nothing(
     capfd: pytest.CaptureFixture[str],
     kind: JobKind,
 ) -> None:
-    assert worked(jobs, "succeed", kind=kind) == ["begun", "done"]
-    made = sagemaker.jobs if kind is PROCESSING else sagemaker.training
-    assert [job.status for job in made.values()] == ["Completed"]
+    billed: list[float] = []
+    assert worked(jobs, "succeed", kind=kind, on_billed=billed.append) == ["begun", "done"]
+    (job,) = (sagemaker.jobs if kind is PROCESSING else sagemaker.training).values()
+    assert job.status == "Completed"
+    assert job.ended
+    assert job.started
+    # The service tells whole seconds of trainings.
+    assert billed == [pytest.approx(job.ended - job.started, abs=0.51)]
     assert keys_left(root) == []
     assert "behaviour: succeed" in capfd.readouterr().out
 
@@ -82,8 +87,11 @@ def test_what_fails_is_not_tried_again(
     message: str,
     kind: JobKind,
 ) -> None:
+    billed: list[float] = []
     with pytest.raises(SageMakerError, match=message) as failure:
-        worked(jobs, behaviour, kind=kind)
+        worked(jobs, behaviour, kind=kind, on_billed=billed.append)
+    assert len(billed) == 1
+    assert billed[0] > 0
     assert f"behaviour: {behaviour}" in str(failure.value)
     assert creations(sagemaker) == 1
     assert keys_left(root) == []
@@ -104,8 +112,11 @@ def test_without_a_machine_another_job_is_tried(
 ) -> None:
     sagemaker.without_capacity = 1
     sagemaker.faults["CreateProcessingJob"] += ["ResourceLimitExceeded"]
-    assert worked(jobs, "succeed") == ["begun", "done"]
+    billed: list[float] = []
+    assert worked(jobs, "succeed", on_billed=billed.append) == ["begun", "done"]
     assert list(sagemaker.jobs) == ["mm-succeed-0f3a-2", "mm-succeed-0f3a-3"]
+    assert billed[0] == 0  # there was no machine
+    assert billed[1] > 0
     sagemaker.without_capacity = 9
     with pytest.raises(CapacityError, match="Unable to provision"):
         worked(jobs, "succeed", name="again")
@@ -155,7 +166,7 @@ def test_many_jobs_at_once(jobs: PipesSageMakerClient, sagemaker: SageMaker, roo
 
 def test_adoption_after_kill(sagemaker: SageMaker, root: str) -> None:
     process = _orchestrator(root, "some seconds")
-    _await(lambda: any("/messages/" in key for key in keys_left(root)))
+    wait_for(lambda: any("/messages/" in key for key in keys_left(root)))
     process.kill()
     process.wait()
     assert worked(client(root), "some seconds") == ["begun", "done"]
@@ -164,9 +175,55 @@ def test_adoption_after_kill(sagemaker: SageMaker, root: str) -> None:
     assert keys_left(root) == []
 
 
+def test_a_job_that_ended_before_its_run_looked_keeps_its_messages(
+    sagemaker: SageMaker, root: str
+) -> None:
+    process = _orchestrator(root, "some seconds")
+    wait_for(lambda: sagemaker.jobs)
+    process.send_signal(signal.SIGSTOP)
+    (job,) = sagemaker.jobs.values()
+    wait_for(lambda: job.is_over)
+    others = client(root)
+    assert list(others.known()) == [job.name]
+    others.tidy(job.name, PROCESSING)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(60) == 0
+    assert keys_left(root) == []
+
+
+@pytest.mark.parametrize("kind", [PROCESSING, TRAINING])
+def test_what_a_killed_run_left_is_removed_later(
+    jobs: PipesSageMakerClient,
+    sagemaker: SageMaker,
+    root: str,
+    kind: JobKind,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An order whose job was never created, and a job that ended with nobody there."""
+    never, ended = "mm-never-0f3a-1", "mm-ended-0f3a-1"
+    for name in (never, ended):
+        jobs.folder(name).put(ORDER, b"{}")
+        jobs.checkpoints(name).put("epoch", b"3")
+    folder = jobs.folder(ended)
+    place = Place(folder.inputs, folder.outputs, jobs.checkpoints(ended).address)
+    request = jobs.settings.request(kind, place, Compute(), {}, ("python", "-c", "pass"))
+    service = boto3.client("sagemaker", region_name="eu-west-2")
+    create = getattr(service, f"create_{kind.word.lower()}_job")
+    create(**{f"{kind.word}JobName": ended}, **request)
+    made = sagemaker.jobs if kind is PROCESSING else sagemaker.training
+    wait_for(lambda: made[ended].is_over)
+    for name in (never, ended):
+        jobs.tidy(name, kind)
+    assert set(jobs.known()) == {never, ended}
+    monkeypatch.setattr(module, "LEFT_SECONDS", -1.0)
+    for name in (never, ended):
+        jobs.tidy(name, kind)
+    assert keys_left(root) == []
+
+
 def test_interrupted_jobs_are_stopped(sagemaker: SageMaker, root: str) -> None:
     process = _orchestrator(root, "for ever")
-    _await(lambda: any("/messages/" in key for key in keys_left(root)))
+    wait_for(lambda: any("/messages/" in key for key in keys_left(root)))
     process.send_signal(signal.SIGINT)
     process.wait(60)
     assert process.returncode != 0
@@ -190,7 +247,7 @@ def test_outputs_are_brought_back(sagemaker: SageMaker, root: str) -> None:
     service.create_processing_job(
         ProcessingJobName=name, **request, ProcessingOutputConfig={"Outputs": [output]}
     )
-    _await(lambda: sagemaker.jobs[name].status == "Completed")
+    wait_for(lambda: sagemaker.jobs[name].status == "Completed")
     assert [key.rpartition("/")[2] for key in keys_left(root)] == ["made.txt"]
 
 
@@ -214,10 +271,3 @@ def _orchestrator(root: str, behaviour: str) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-
-
-def _await(done: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
