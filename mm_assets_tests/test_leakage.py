@@ -235,7 +235,7 @@ def test_a_copy_of_the_outcome_is_named(home: Path, tmp_path: Path) -> None:
     )
     stages = table_stages(config)
     for stage in [*stages, *(s for task in config.tasks for s in task_table_stages(config, task))]:
-        _, produced = run_cohort_stage(stage, space, "")
+        produced = run_cohort_stage(stage, space, "").produced
         assert produced is not None
         for check in (check for check in produced.checks if check.name == "no_telltale"):
             copy = "mutation:LABEL" if "subtype" in stage.name else "expression:MONTHS"

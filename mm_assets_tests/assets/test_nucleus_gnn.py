@@ -53,11 +53,11 @@ def test_one_file_holds_the_networks_of_every_fold(workspace: Workspace) -> None
     stage = nucleus_gnn_stage(workspace.config, task)
     seen: list[tuple[str, int, int]] = []
     stop = listen(lambda *progress: seen.append(progress))
-    receipt, produced = run_cohort_stage(stage, workspace, "")
+    made = run_cohort_stage(stage, workspace, "")
     stop()
-    assert produced is not None
+    assert made.produced is not None
     assert seen[-1] == (f"tiny/{stage.name}", 3, 3)
-    assert receipt.metadata["models"] == 3
+    assert made.receipt.metadata["models"] == 3
     ref = ArtefactRef("tiny", stage.name, "cohort", "pt")
     path = workspace.store.local_path(ref)
     assert path is not None
@@ -66,4 +66,4 @@ def test_one_file_holds_the_networks_of_every_fold(workspace: Workspace) -> None
     provenance = workspace.store.provenance(ref)
     assert provenance is not None
     assert len(provenance.inputs[NUCLEI]) == SLIDES
-    assert run_cohort_stage(stage, workspace, "")[1] is None
+    assert run_cohort_stage(stage, workspace, "").produced is None

@@ -130,7 +130,7 @@ def test_networks_are_registered_and_compared(
     stop = listen(look)
     for stage in stages:
         live.clear()
-        receipt, _ = run_cohort_stage(stage, workspace, "")
+        receipt = run_cohort_stage(stage, workspace, "").receipt
         assert [points for _, points in live] == list(range(3 * EPOCHS + 1))
         assert {run for run, _ in live} == {receipt.metadata["mlflow_run"]}
         assert seen[-1] == (f"tiny/{stage.name}", 3 * EPOCHS, 3 * EPOCHS)
@@ -139,7 +139,7 @@ def test_networks_are_registered_and_compared(
         assert model == f"tiny.{task.name}.{stage.name.removesuffix(f'_{task.name}')}"
         _check_curves(workspace, str(receipt.metadata["mlflow_run"]))
         _check_registry(workspace, stage, model, tmp_path)
-        assert run_cohort_stage(stage, workspace, "")[1] is None
+        assert run_cohort_stage(stage, workspace, "").produced is None
     stop()
     assert not list((home / "training" / "tiny").iterdir())
     evaluation = evaluation_stage(workspace.config, task, [stage.name for stage in stages])
@@ -234,7 +234,7 @@ def test_encoders_are_compared(home: Path, tmp_path: Path) -> None:
     assert (own.name, wide.name) == ("porpoise_amil_subtype", "porpoise_amil_wide_subtype")
     assert TILES in own.upstream
     assert {TILES, further} & set(wide.upstream) == {further}
-    made = {stage.name: run_cohort_stage(stage, space, "")[0] for stage in (own, wide)}
+    made = {stage.name: run_cohort_stage(stage, space, "").receipt for stage in (own, wide)}
     assert made[own.name].metadata["weights"] == "resnet50 random:0"
     assert made[wide.name].metadata["weights"] == "resnet50 random:7"
     assert space.tracking.predictor("tiny.subtype.porpoise_amil_wide").embedding == width

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -165,6 +166,7 @@ def _run_tasks(client: Any, done: threading.Event, home: str) -> None:
             seen.add(task["taskArn"])
             (container,) = task["overrides"]["containerOverrides"]
             given = {pair["name"]: pair["value"] for pair in container["environment"]}
-            environment = {**os.environ, "DAGSTER_HOME": home, **given}
+            path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+            environment = {**os.environ, "PATH": path, "DAGSTER_HOME": home, **given}
             if subprocess.run(container["command"], env=environment).returncode:
                 client.stop_task(cluster=CLUSTER, task=task["taskArn"])

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -59,8 +60,16 @@ def await_a_gain(sagemaker: SageMaker) -> None:
     wait_until(lambda: any(job.metrics.value("gain") for job in sagemaker.training.values()))
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard also by tests that were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_an_interrupt_waits_for_the_end_and_leaves_nothing(
-    jobs: TuningJobs, sagemaker: SageMaker, remote_store: str
+    jobs: TuningJobs, sagemaker: SageMaker, remote_store: str, interruptible: None
 ) -> None:
     def interrupt() -> None:
         await_a_gain(sagemaker)
