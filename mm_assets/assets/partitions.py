@@ -226,20 +226,19 @@ class SlideRun:
             if not self._blocked(slide) and len(settled.get(slide, {})) < len(self.assets)
         ]
 
-    def unfinished(self, slides: Sequence[str]) -> list[str]:
-        """Those of `slides` that are to be computed, now or once what is upstream is there."""
+    def unfinished(self, slides: Sequence[str]) -> set[str]:
+        """Those of `slides` without a valid receipt, whether or not what is upstream is there."""
         settled = self._settled(slides)
-        hopeless = {
+        return {slide for slide in slides if len(settled.get(slide, {})) < len(self.assets)}
+
+    def quarantined_upstream(self) -> set[str]:
+        """Slides that what the stage reads directly cannot be made of."""
+        return {
             slide
             for receipts in self.upstream.values()
             for slide, receipt in receipts.items()
             if is_quarantine(receipt)
         }
-        return [
-            slide
-            for slide in slides
-            if slide not in hopeless and len(settled.get(slide, {})) < len(self.assets)
-        ]
 
     def _settled(self, slides: Sequence[str]) -> dict[str, dict[str, Receipt]]:
         """Slide -> asset -> receipt that makes computing unnecessary.

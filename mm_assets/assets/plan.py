@@ -45,13 +45,21 @@ def plan_rows(
     refuse_errors(check_compute(config))
     present = list(manifest_rows(config)) if config.slides else []
     wanted = [slide for slide in present if slides is None or slide in slides]
+    stages = cohort_stages(config)
+    chosen = {stage.name for stage in selected(stages, select)}
     rows, moving = [], set[str]()
-    for stage in selected(cohort_stages(config), select):
+    lost: dict[str, set[str]] = {}  # asset -> slides that it will never be made of
+    for stage in stages:
         count, at_once = None, 1
         if isinstance(stage, SlideStage):
-            count = len(SlideRun(stage, workspace, stage.outputs, "").unfinished(wanted))
+            run = SlideRun(stage, workspace, stage.outputs, "")
+            gone = run.quarantined_upstream().union(*(lost.get(a, ()) for a in stage.upstream))
+            lost.update(dict.fromkeys(stage.outputs, gone))
+            count = len(run.unfinished(wanted) - gone)
             at_once = stage.slides_at_once
-        elif moving.isdisjoint(stage.upstream) and is_current(stage, workspace):
+        if stage.name not in chosen:
+            continue
+        if count is None and moving.isdisjoint(stage.upstream) and is_current(stage, workspace):
             continue
         if count != 0:
             moving.update(stage.outputs)

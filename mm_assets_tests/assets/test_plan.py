@@ -47,6 +47,11 @@ def test_plan(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     _receipt_of_embeddings(space, seconds=36.0)
     row = planned()["tile_embeddings"]
     assert (row["hours"], row["cost"]) == (0.02, 72.0)
+    select[:] = ["--select", "extremum_vectors_*"]
+    assert {stage: row["slides"] for stage, row in planned().items()} == {
+        "extremum_vectors_subtype": 2,
+        "extremum_vectors_survival": 2,
+    }
 
 
 def _receipt_of_embeddings(space: object, seconds: float) -> None:
