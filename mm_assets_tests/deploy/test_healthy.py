@@ -81,5 +81,22 @@ def test_a_service_is_healthy_once_it_answers(
 ) -> None:
     log = tmp_path / "log"
     with contained(command, environment, log) as is_healthy:
-        assert not is_healthy()
         wait_for("health", is_healthy, SECONDS, log)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("name", ["dagster-webserver", "dagster-daemon", "code-server", "mlflow"])
+def test_what_does_not_answer_is_not_healthy(
+    environment: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    log = tmp_path / "log"
+    silent = ("bash", "-c", f"echo begun; exec -a {name} sleep 600")
+    with contained(silent, environment, log) as is_healthy:
+        wait_for("the silent service", lambda: "begun" in log.read_text(), SECONDS, log)
+        assert not is_healthy()
+
+
+@pytest.mark.stress
+def test_any_other_command_is_healthy(environment: dict[str, str], tmp_path: Path) -> None:
+    with contained(("sleep", "600"), environment, tmp_path / "log") as is_healthy:
+        assert is_healthy()

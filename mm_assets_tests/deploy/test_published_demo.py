@@ -1,7 +1,9 @@
 """The synthetic cohort on S3, as a stage gets it: put, found, worked on, shown, removed."""
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -177,14 +179,18 @@ def test_the_code_server_shows_what_has_come(
     command = [Path(sys.executable).with_name("dagster"), "code-server", "start"]
     command += ["-h", "127.0.0.1", "-p", str(port), "-m", "mm_assets.definitions"]
     assert "does not answer" in stage(*reload, expect=1)
-    with log.open("w") as sink, subprocess.Popen(command, stdout=sink, stderr=sink) as server:
+    with (
+        log.open("w") as sink,
+        subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True) as server,
+    ):
         try:
             wait_for("the code server", lambda: _listens(port), 60, log)
             assert "nothing is there" in stage(*reload, expect=1)
             publish(folder, prefix)
             assert "has loaded the cohorts anew" in stage(*reload)
         finally:
-            server.terminate()
+            # It ends its own child by SIGINT, which tests in the background have ignored.
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 def _listens(port: int) -> bool:
