@@ -57,9 +57,9 @@ def plan_rows(
             lost.update(dict.fromkeys(stage.outputs, gone))
             count = len(run.unfinished(wanted) - gone)
             at_once = stage.slides_at_once
-        if stage.name not in chosen:
+        elif moving.isdisjoint(stage.upstream) and is_current(stage, workspace):
             continue
-        if count is None and moving.isdisjoint(stage.upstream) and is_current(stage, workspace):
+        if stage.name not in chosen:
             continue
         if count != 0:
             moving.update(stage.outputs)
