@@ -47,6 +47,7 @@ def contained(
         parent = subprocess.Popen(
             [*alone, "sh", "-c", script, "sh", *command],
             env=environment,
+            cwd=log.parent,  # MLflow puts its database where it is started
             stdout=sink,
             stderr=subprocess.STDOUT,
         )
