@@ -50,16 +50,16 @@ def plan_rows(
     rows, moving = [], set[str]()
     lost: dict[str, set[str]] = {}  # asset -> slides that it will never be made of
     for stage in stages:
-        count, at_once = None, 1
         if isinstance(stage, SlideStage):
             run = SlideRun(stage, workspace, stage.outputs, "")
             gone = run.quarantined_upstream().union(*(lost.get(a, ()) for a in stage.upstream))
             lost.update(dict.fromkeys(stage.outputs, gone))
-            count = len(run.unfinished(wanted) - gone)
-            at_once = stage.slides_at_once
-        elif moving.isdisjoint(stage.upstream) and is_current(stage, workspace):
-            continue
         if stage.name not in chosen:
+            continue
+        count, at_once = None, 1
+        if isinstance(stage, SlideStage):
+            count, at_once = len(run.unfinished(wanted) - gone), stage.slides_at_once
+        elif moving.isdisjoint(stage.upstream) and is_current(stage, workspace):
             continue
         if count != 0:
             moving.update(stage.outputs)
