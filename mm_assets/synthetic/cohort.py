@@ -4,7 +4,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from mm_assets.synthetic.oddities import (
     plan_slides,
 )
 from mm_assets.synthetic.omics import OmicsTables, draw_omics, write_study
+from mm_assets.synthetic.threads import do_each
 
 GENERATOR_VERSION = 2
 MARKER = "demo.json"
@@ -214,13 +214,4 @@ def _write_slides(
         truth = write_slide(path, plan, patient["image"], site, seed, slides_px)
         write_slide_truth(folder, plan.slide_id, truth)
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        jobs = [pool.submit(write, plan) for plan in plans]
-        try:
-            for done, job in enumerate(as_completed(jobs), start=1):
-                job.result()
-                if progress:
-                    progress(done, len(jobs))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    do_each(write, plans, min(8, os.cpu_count() or 1), progress)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -14,6 +13,7 @@ from mm_assets.cohort.problems import CohortError, Problem
 from mm_assets.cohort.s3 import s3_client
 from mm_assets.cohort.sources import is_remote
 from mm_assets.synthetic.cohort import MARKER
+from mm_assets.synthetic.threads import do_each
 
 _OWN = "demo"
 _AT_ONCE = 16
@@ -89,17 +89,8 @@ def _checked(folder: Path, slides: str, address: str) -> tuple[str, str]:
 
 def _upload_slides(folder: Path, address: str, progress: Callable[[int, int], None] | None) -> None:
     below = address.removeprefix("s3://").strip("/")
-    paths = sorted(folder.iterdir())
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        jobs = [pool.submit(upload_file, path, f"{below}/{path.name}") for path in paths]
-        try:
-            for done, job in enumerate(jobs, start=1):
-                job.result()
-                if progress:
-                    progress(done, len(jobs))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    slides = sorted(folder.iterdir())
+    do_each(lambda path: upload_file(path, f"{below}/{path.name}"), slides, _AT_ONCE, progress)
 
 
 def _definition(name: str, slides: str) -> str:
