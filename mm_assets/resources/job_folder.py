@@ -84,6 +84,11 @@ class JobFolder:
         return pages
 
 
+def jobs_root(store: str, cohort: str, stage: str) -> str:
+    """Address below which the jobs of a stage have their folders."""
+    return f"{store.rstrip('/')}/{cohort}/_jobs/{stage}"
+
+
 def job_folders(s3: Any, bucket: str, prefix: str) -> dict[str, JobFolder]:
     """Folders of jobs whose outcome nobody has taken yet: name -> folder below the prefix."""
     pages = s3.get_paginator("list_objects_v2").paginate(

@@ -20,6 +20,7 @@ from mm_assets.cohort.config import CohortConfig
 from mm_assets.cohort.sources import is_remote
 from mm_assets.resources.digest import bytes_digest, canonical_json
 from mm_assets.resources.estimate import estimate, seconds_before
+from mm_assets.resources.job_folder import jobs_root
 from mm_assets.resources.receipts import Receipt, Receipts
 from mm_assets.resources.sagemaker import Context, Jobs, PipesSageMakerClient, SageMakerError
 from mm_assets.resources.sagemaker_request import (
@@ -205,7 +206,8 @@ class SageMakerLauncher:
         return made._replace(billed=sum(billed))
 
     def _client(self, task: Task | CohortTask) -> PipesSageMakerClient:
-        return PipesSageMakerClient(self.settings, _root(task.store, task.config, task.stage))
+        root = jobs_root(task.store.uri, task.config.cohort, task.stage)
+        return PipesSageMakerClient(self.settings, root)
 
 
 class _Waiting:
@@ -258,22 +260,20 @@ def tidy_jobs(stage: Stage, workspace: Workspace) -> None:
     remote = stage.compute_for(workspace.config).launcher != "local"
     if not kind or not remote or not is_remote(workspace.store.uri):
         return
-    jobs = Jobs(_root(workspace.store, workspace.config, stage.name))
-    for name in jobs.known():
+    cohort = workspace.config.cohort
+    jobs = Jobs(jobs_root(workspace.store.uri, cohort, stage.name))
+    known = jobs.known()
+    for name in known:
         jobs.tidy(name, TRAINING if kind == "training" else PROCESSING)
-        made = workspace.receipts.read(workspace.config.cohort, stage.name, COHORT)
-        if made:
-            _mirror(workspace.tracking, made)
+    made = workspace.receipts.read(cohort, stage.name, COHORT) if known else None
+    if made:
+        _mirror(workspace.tracking, made)
 
 
 def _mirror(tracking: Tracking, made: Receipt) -> None:
     """Have SageMaker's model packages follow what a job has registered: jobs do not see to it."""
     if model := made.metadata.get("registered_model"):
         tracking.mirror(str(model))
-
-
-def _root(store: ArtefactStore, config: CohortConfig, stage: str) -> str:
-    return f"{store.uri.rstrip('/')}/{config.cohort}/_jobs/{stage}"
 
 
 def _adopt(

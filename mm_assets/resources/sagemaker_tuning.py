@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.stage import Workspace
@@ -22,10 +21,11 @@ from mm_assets.cohort.sources import is_remote
 from mm_assets.models.tuning import Range
 from mm_assets.resources.digest import bytes_digest, canonical_json
 from mm_assets.resources.estimate import Estimate, estimate_trials, trial_seconds_before
-from mm_assets.resources.job_folder import ORDER, JobFolder, job_folders
+from mm_assets.resources.job_folder import ORDER, JobFolder, job_folders, jobs_root
 from mm_assets.resources.sagemaker import (
     CAPACITY_ATTEMPTS,
     CapacityError,
+    Jobs,
     SageMakerError,
     aws_client,
 )
@@ -94,6 +94,7 @@ class TuningJobs:
             )
         self.workspace, self.stage, self.compute = workspace, stage, compute
         self.trials, self.parallel = trials, min(parallel, trials)
+        self.jobs = Jobs(jobs_root(workspace.store.uri, workspace.config.cohort, stage))
         self.seconds = 0.0
         self.settings = SageMakerSettings.from_environment()
         self.sagemaker = aws_client("sagemaker")
@@ -163,27 +164,16 @@ class TuningJobs:
                     del waiting[0]
             for key, name in list(running.items()):
                 if self._is_over(name):
-                    self._folder(running.pop(key)).clear()
+                    self.jobs.folder(running.pop(key)).clear()
                     yield key, self._finished(name, searches[key])
                     room = _Room(self.settings.capacity_seconds)
                     advance()
             if waiting or running:
                 time.sleep(self.settings.poll_seconds)
 
-    def _folder(self, name: str) -> JobFolder:
-        """What lies on S3 for the trials of a tuning job."""
-        bucket, prefix = self._place()
-        return JobFolder(s3_client(), bucket, f"{prefix}/{name}")
-
     def _begun(self) -> list[str]:
         """Names of the tuning jobs that a killed run left."""
-        return list(job_folders(s3_client(), *self._place()))
-
-    def _place(self) -> tuple[str, str]:
-        """Bucket and prefix of the folders of all tuning jobs of the stage."""
-        address, cohort = urlsplit(self.workspace.store.uri), self.workspace.config.cohort
-        place = f"{address.path}/{cohort}/_jobs/{self.stage}".strip("/")
-        return address.netloc, place.replace("//", "/")
+        return list(job_folders(s3_client(), self.jobs.bucket, self.jobs.prefix))
 
     def _expected(self, trials: int) -> Estimate:
         config = self.workspace.config
@@ -198,7 +188,7 @@ class TuningJobs:
             name = job_name(
                 "mm", digest=f"{digest}-{own}", attempt=attempt, characters=_NAME_CHARACTERS
             )
-            folder = self._folder(name)
+            folder = self.jobs.folder(name)
             for file, content in files.items():
                 folder.put(file, content)
             try:
@@ -307,7 +297,7 @@ class TuningJobs:
         while not all(map(self._is_over, names)) and time.monotonic() < deadline:
             time.sleep(self.settings.poll_seconds)
         for name in names:
-            self._folder(name).clear()
+            self.jobs.folder(name).clear()
 
 
 class _Room:
