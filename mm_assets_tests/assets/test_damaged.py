@@ -1,6 +1,5 @@
 """Damaged slides among good ones: each is quarantined with a reason, the good ones complete."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,11 +64,9 @@ def _materialize(folder: Path, names: Sequence[str]) -> dict[str, str]:
     scratch.mkdir()
     paths = make(names, slides, scratch, prefix="P000-")
     space = workspace(str(yaml))
-    started = time.monotonic()
     with _peak_memory() as peak:
         _walk(space)
     assert peak[0] < MOST_BYTES
-    assert time.monotonic() - started < 60 + 10 * len(names)
     states = {slide: _state(space, slide) for slide in GOOD}
     assert states == dict.fromkeys(GOOD, "")
     return {name: _state(space, path.stem) for name, path in paths.items()}

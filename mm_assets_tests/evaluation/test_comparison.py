@@ -1,6 +1,5 @@
 """`evaluate` end to end: values, fairness of comparisons, masks, refusals, the verdict."""
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -326,10 +325,3 @@ def test_what_tells_nobody_apart_is_kaplan_meier_or_the_share_of_the_class(survi
     errors = evaluate(*task.arguments, bootstrap=100).uninformed.set_index("metric")["value"]
     assert list(errors.index) == ["brier", "log_loss"]
     assert errors["log_loss"] == pytest.approx(np.log(3), abs=0.1)
-
-
-def test_a_thousand_resamples_of_a_thousand_patients_and_six_models_are_quick():
-    task = survival_task(1000, {f"model{number}": 1.0 + number for number in range(6)})
-    started = time.perf_counter()
-    evaluate(*task.arguments, horizons=HORIZONS, bootstrap=1000)
-    assert time.perf_counter() - started < 30

@@ -1,6 +1,6 @@
 import dataclasses
 import json
-import time
+from threading import Barrier
 
 import pytest
 
@@ -94,18 +94,22 @@ def test_damaged_receipt_counts_as_absent(local_store: ArtefactStore, damage: st
     assert receipts.read("demo", "tissue", "S1") is not None
 
 
-def test_thousand_receipts_are_read_at_once(local_store: ArtefactStore):
+def test_thousand_receipts_are_read_side_by_side(
+    local_store: ArtefactStore, monkeypatch: pytest.MonkeyPatch
+):
     folder = local_store.local_path(ArtefactRef("demo", "_receipts", "x", "json")).parent / "tissue"
     folder.mkdir(parents=True)
     for index in range(1000):
         receipt = Receipt("demo", "tissue", f"S{index}", "done", made(f"S{index}"), {"json": "d"})
         (folder / f"S{index}.json").write_bytes(receipt.to_json())
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        assert len(Receipts(local_store).read_all("demo", "tissue")) == 1000
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.3
+    get, pairs = ArtefactStore.get, Barrier(2)
+
+    def get_beside_another(store: ArtefactStore, key: str) -> bytes:
+        pairs.wait(30)
+        return get(store, key)
+
+    monkeypatch.setattr(ArtefactStore, "get", get_beside_another)
+    assert len(Receipts(local_store).read_all("demo", "tissue")) == 1000
 
 
 def test_digest_follows_the_outputs():

