@@ -46,9 +46,12 @@ class ControlPlane(cdk.Stack):
     def __init__(self, scope: Construct, stage: Stage, base: Base) -> None:
         super().__init__(scope, "mm-assets-services", env=_place(stage))
         network, storage, databases = base.network, base.storage, base.databases
-        services = Services(self, "Services", stage, network, storage, base.roles, databases)
+        login = Login(self, "Login", stage, network, storage, base.roles)
+        services = Services(self, "Services", stage, network, storage, base.roles, databases, login)
         GpuCapacity(self, "Gpu", stage, network, services.cluster, storage.key)
-        Login(self, "Login", stage, network, storage, services)
+        login.show(1, "ui", "operators", services.web, 3000, "/server_info")
+        login.show(2, "models", "operators", services.mlflow, 5000, "/health")
+        login.show(3, "view", "viewers", services.web_read_only, 3000, "/server_info")
         Guardrails(self, "Guardrails", stage, storage.key, services, [*databases.values()])
 
 

@@ -2,20 +2,24 @@
 
 The load balancer logs people in at the identity provider and lets nothing else through. Operators'
 pages and viewers' pages are two hosts with a client each at the provider, which says who may use
-which: its claims are verified by the balancer itself. (Verifying the balancer's own token again in
-the services needs its public key, from an address on the internet, which they cannot reach; they
-accept connections from the balancer's security group alone.)
+which, and a group each where the stage names them. Dagster's web servers verify the balancer's
+signed word of every request (`mm_assets.shared_web`). Its public keys are on the internet, which
+they cannot reach: a function outside the network fetches them, and does and knows nothing else.
 """
 
-from aws_cdk import Duration, SecretValue
+from pathlib import Path
+
+from aws_cdk import Duration, RemovalPolicy, SecretValue
 from aws_cdk import aws_certificatemanager as acm
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_elasticloadbalancingv2 as elb
+from aws_cdk import aws_lambda as functions
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_wafv2 as waf
 from constructs import Construct
 from network import Network
-from services import Services
+from roles import LOGIN_KEYS, LOGIN_KEYS_LOG, Roles
 from settings import Stage
 from storage import Storage
 
@@ -32,11 +36,11 @@ class Login(Construct):
         stage: Stage,
         network: Network,
         storage: Storage,
-        services: Services,
+        roles: Roles,
     ) -> None:
         super().__init__(scope, name)
         self.stage, self.network = stage, network
-        balancer = elb.ApplicationLoadBalancer(
+        self.balancer = elb.ApplicationLoadBalancer(
             self,
             "Balancer",
             vpc=network.vpc,
@@ -48,9 +52,9 @@ class Login(Construct):
             # A websocket of the web UI may be silent for a while.
             idle_timeout=Duration.minutes(10),
         )
-        balancer.log_access_logs(storage.buckets["logs"], "balancer")
+        self.balancer.log_access_logs(storage.buckets["logs"], "balancer")
         certificate = acm.Certificate.from_certificate_arn(self, "Certificate", stage.certificate)
-        self.listener = balancer.add_listener(
+        self.listener = self.balancer.add_listener(
             "Listener",
             port=443,
             open=False,
@@ -58,12 +62,20 @@ class Login(Construct):
             ssl_policy=elb.SslPolicy.TLS13_RES,
             default_action=elb.ListenerAction.fixed_response(403),
         )
-        self._host(1, "ui", "operators", services.web, 3000, "/server_info")
-        self._host(2, "models", "operators", services.mlflow, 5000, "/health")
-        self._host(3, "view", "viewers", services.web_read_only, 3000, "/server_info")
-        self._firewall(balancer)
+        self._firewall()
+        self._keys(storage, roles)
 
-    def _host(
+    def variables(self, group: str) -> dict[str, str]:
+        """What a web server needs to verify that people of a group are logged in."""
+        given = {
+            "MM_LOGIN_BALANCER": self.balancer.load_balancer_arn,
+            "MM_LOGIN_CLIENT": self._client(group, "client_id").unsafe_unwrap(),
+            "MM_LOGIN_KEYS": LOGIN_KEYS,
+        }
+        named = self.stage.groups[group]
+        return {**given, "MM_LOGIN_GROUP": named} if named else given
+
+    def show(
         self,
         priority: int,
         host: str,
@@ -72,6 +84,7 @@ class Login(Construct):
         port: int,
         path: str,
     ) -> None:
+        """A service under a host name, to people of a group."""
         target = elb.ApplicationTargetGroup(
             self,
             f"{host}-target",
@@ -96,8 +109,7 @@ class Login(Construct):
             issuer=self.stage.issuer,
             client_id=self._client(group, "client_id").unsafe_unwrap(),
             client_secret=self._client(group, "client_secret"),
-            # Providers refuse scopes that they do not know.
-            scope="openid email",
+            scope=self.stage.scope,
             session_cookie_name=f"mm-assets-{group}",
             session_timeout=SESSION,
             on_unauthenticated_request=elb.UnauthenticatedAction.AUTHENTICATE,
@@ -117,7 +129,29 @@ class Login(Construct):
             f"mm-assets/oidc-{group}", json_field=part, version_stage=self.stage.client_version
         )
 
-    def _firewall(self, balancer: elb.ApplicationLoadBalancer) -> None:
+    def _keys(self, storage: Storage, roles: Roles) -> None:
+        group = logs.LogGroup(
+            self,
+            "KeysLog",
+            log_group_name=LOGIN_KEYS_LOG,
+            encryption_key=storage.key,
+            retention=logs.RetentionDays.ONE_YEAR,
+            removal_policy=RemovalPolicy.RETAIN,
+        )
+        functions.Function(
+            self,
+            "Keys",
+            function_name=LOGIN_KEYS,
+            description="Public keys with which the load balancer signs who is logged in.",
+            runtime=functions.Runtime.PYTHON_3_14,
+            handler="index.handler",
+            code=functions.Code.from_inline(Path(__file__).with_name("login_keys.py").read_text()),
+            timeout=Duration.seconds(10),
+            role=roles.login_keys.without_policy_updates(),
+            log_group=group,
+        )
+
+    def _firewall(self) -> None:
         """AWS's rules against common attacks, and a limit of requests an address."""
         shown = {"cloud_watch_metrics_enabled": True, "sampled_requests_enabled": True}
 
@@ -154,7 +188,7 @@ class Login(Construct):
         waf.CfnWebACLAssociation(
             self,
             "Firewalled",
-            resource_arn=balancer.load_balancer_arn,
+            resource_arn=self.balancer.load_balancer_arn,
             web_acl_arn=acl.attr_arn,
         )
 

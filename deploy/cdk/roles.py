@@ -28,6 +28,8 @@ SAGEMAKER = {
     ),
 }
 TASKS, JOBS = "ecs-tasks.amazonaws.com", "sagemaker.amazonaws.com"
+LOGIN_KEYS = "mm-assets-login-keys"
+LOGIN_KEYS_LOG = "mm-assets/login-keys"
 PRINTED = "logs/compute_logs/*"
 COHORTS = "cohorts/*"  # of the store
 MLFLOW_LOGIN = "mm-assets/mlflow-admin"  # Secrets Manager adds a suffix to the name
@@ -53,6 +55,7 @@ class Roles(Construct):
         self.web = self._web()
         self.web_read_only = self._task("web-read-only")
         self._objects(self.web_read_only, READ, PRINTED)
+        self.login_keys = self._login_keys()
         for role in (self.run, self.code, self.daemon, self.web, self.web_read_only):
             # Whoever reads Dagster's settings looks up what runs are made of.
             self._allow(role, ["ecs:DescribeTaskDefinition"], ["*"])
@@ -200,6 +203,16 @@ class Roles(Construct):
         self._objects(role, READ, PRINTED)
         tasks = self._arn("ecs", "task/mm-assets/*")
         self._allow(role, ["ecs:DescribeTasks", "ecs:StopTask"], [tasks])
+        return role
+
+    def _login_keys(self) -> iam.Role:
+        """The function that fetches the balancer's public keys, and who may call it."""
+        function = self._arn("lambda", f"function:{LOGIN_KEYS}")
+        for role in (self.web, self.web_read_only):
+            self._allow(role, ["lambda:InvokeFunction"], [function])
+        role = self._role("login-keys", "lambda.amazonaws.com")
+        group = self._arn("logs", f"log-group:{LOGIN_KEYS_LOG}:*")
+        self._allow(role, ["logs:CreateLogStream", "logs:PutLogEvents"], [group])
         return role
 
     def _uploader(self) -> iam.Role:

@@ -10,6 +10,7 @@ from aws_cdk import aws_secretsmanager as secrets
 from aws_cdk import aws_servicediscovery as discovery
 from constructs import Construct
 from database import PORT, Database
+from login import Login
 from network import Network
 from roles import MLFLOW_LOGIN, Roles
 from settings import REGION, Stage
@@ -19,7 +20,9 @@ RUNS, GPU_RUNS = "mm-assets-run", "mm-assets-run-gpu"
 GPU_CAPACITY = "mm-assets-gpu"
 GPU_MEMORY = 30 * 1024  # what ECS has to give of a machine with 32 GiB
 NAMESPACE = "mm-assets.internal"
-WEB = ("dagster-webserver", "-h", "0.0.0.0", "-p", "3000", "-w", "/opt/dagster/workspace.yaml")
+WEB = ("python", "-m", "mm_assets.shared_web")
+# Web service -> whose pages it serves.
+GROUPS = {"web": "operators", "web-read-only": "viewers"}
 MLFLOW = ("python", "-m", "mm_assets.shared_mlflow")
 
 HEALTH = ecs.HealthCheck(
@@ -42,10 +45,11 @@ class Services(Construct):
         storage: Storage,
         roles: Roles,
         databases: Mapping[str, Database],
+        login: Login,
     ) -> None:
         super().__init__(scope, name)
         self.stage, self.network, self.storage, self.roles = stage, network, storage, roles
-        self.databases = databases
+        self.databases, self.login = databases, login
         self.cluster = ecs.Cluster(
             self,
             "Cluster",
@@ -205,6 +209,7 @@ class Services(Construct):
             "MLFLOW_TRACKING_URI": f"http://mlflow.{NAMESPACE}:5000",
             "PGSSLMODE": "require",
             **({} if self.stage.production else {"MM_SYNTHETIC_ONLY": "1"}),
+            **(self.login.variables(GROUPS[name]) if name in GROUPS else {}),
         }
 
     def _secrets(self, name: str) -> dict[str, ecs.Secret]:

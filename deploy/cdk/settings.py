@@ -11,6 +11,7 @@ S3_PREFIX_LIST = "pl-7ca54015"  # the addresses of S3 in the region
 IMAGES = ("control-plane", "cpu-worker", "gpu-worker")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ACCOUNT = re.compile(r"[0-9]{12}")
+_GROUP = re.compile(r"[^=\s]+=\S+")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,12 @@ class Stage:
         The provider's addresses of these names in the same document.
     client_version
         Label of the version of the secrets with the provider's clients that logins use.
+    scope
+        What the balancer asks the provider for: ``openid email`` and whatever else it takes to be
+        told of groups (providers refuse scopes that they do not know).
+    groups
+        ``operators`` and ``viewers`` -> ``claim=group`` of the provider that people must have, or
+        nothing: whom the provider lets use the client.
     repository
         ``owner/name`` on GitHub that may deploy.
     digests
@@ -50,6 +57,8 @@ class Stage:
     token_endpoint: str
     userinfo_endpoint: str
     client_version: str
+    scope: str
+    groups: Mapping[str, str]
     repository: str
     digests: Mapping[str, str]
     alarm_email: str
@@ -90,6 +99,8 @@ def stage_from_environment(environment: Mapping[str, str] = os.environ) -> Stage
         token_endpoint=value("TOKEN_ENDPOINT"),
         userinfo_endpoint=value("USERINFO_ENDPOINT"),
         client_version=value("CLIENT_VERSION"),
+        scope=environment.get("MM_DEPLOY_SCOPE") or "openid email",
+        groups={g: environment.get(f"MM_DEPLOY_{g.upper()}", "") for g in ("operators", "viewers")},
         repository=value("REPOSITORY"),
         digests={image: value(_variable(image)) for image in IMAGES},
         alarm_email=value("ALARM_EMAIL"),
@@ -102,6 +113,9 @@ def stage_from_environment(environment: Mapping[str, str] = os.environ) -> Stage
         endpoint = getattr(stage, f"{name}_endpoint")
         if not endpoint.startswith("https://"):
             raise ValueError(f"MM_DEPLOY_{name.upper()}_ENDPOINT={endpoint}: not https://")
+    for name, group in stage.groups.items():
+        if group and not _GROUP.fullmatch(group):
+            raise ValueError(f"MM_DEPLOY_{name.upper()}={group}: write claim=group")
     for image, digest in stage.digests.items():
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"MM_DEPLOY_{_variable(image)}={digest}: not sha256: and 64 digits")

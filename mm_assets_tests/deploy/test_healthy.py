@@ -20,6 +20,7 @@ PROGRAMS = Path(sys.executable).parent
 HEALTHY = str(REPOSITORY / "deploy" / "images" / "healthy")
 LISTEN = ("-h", "127.0.0.1", "-p")
 MLFLOW = ("--host", "127.0.0.1", "--port", "5000", "--workers", "1")
+LOGIN = ("AWS_REGION=eu-west-2", *(f"MM_LOGIN_{part}=x" for part in ("BALANCER", "CLIENT", "KEYS")))
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
     if os.geteuid() or not all(map(shutil.which, ("unshare", "nsenter", "ip"))):
         pytest.skip("needs root, util-linux and iproute2")
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}")
+    (tmp_path / "workspace.yaml").write_text("load_from: []")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     # Its databases are made before a service and its check would make them at once.
     dg.DagsterInstance.get().dispose()
@@ -71,11 +73,12 @@ def _is_healthy(service: str, environment: dict[str, str]) -> bool:
     "command",
     [
         ("dagster-webserver", *LISTEN, "3000", "--empty-workspace"),
+        ("env", *LOGIN, "python", "-m", "mm_assets.shared_web", "--workspace", "workspace.yaml"),
         ("dagster-daemon", "run", "--empty-workspace"),
         ("dagster", "code-server", "start", *LISTEN, "4000", "-m", "mm_assets.definitions"),
         ("python", "-m", "mlflow", "server", *MLFLOW),
     ],
-    ids=["web", "daemon", "code", "mlflow"],
+    ids=["web", "web with login", "daemon", "code", "mlflow"],
 )
 def test_a_service_is_healthy_once_it_answers(
     environment: dict[str, str], tmp_path: Path, command: Sequence[str]

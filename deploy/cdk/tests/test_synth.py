@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import login_keys
 import pytest
 from app import build
 from conftest import ACCOUNTS, Synthesized, stage_named, variables
@@ -94,6 +95,30 @@ def test_every_page_is_behind_a_login(synthesized: Synthesized) -> None:
     }
     read_only = containers(synthesized)["web-read-only"]
     assert "--read-only" in read_only["Command"]
+
+
+def test_web_servers_verify_who_is_logged_in(synthesized: Synthesized) -> None:
+    (balancer,) = [
+        name
+        for template in synthesized.templates
+        for name, found in template["Resources"].items()
+        if found["Type"] == "AWS::ElasticLoadBalancingV2::LoadBalancer"
+    ]
+    (function,) = synthesized.resources("AWS::Lambda::Function")
+    assert function["Code"]["ZipFile"] == Path(login_keys.__file__).read_text()
+    # Outside the network, which has no way to the keys.
+    assert "VpcConfig" not in function
+    for name, group in {"web": "operators", "web-read-only": "viewers"}.items():
+        container = containers(synthesized)[name]
+        assert container["Command"][:3] == ["python", "-m", "mm_assets.shared_web"]
+        given = {v["Name"]: v["Value"] for v in container["Environment"]}
+        assert given["MM_LOGIN_BALANCER"] == {"Ref": balancer}
+        assert f"mm-assets/oidc-{group}:SecretString:client_id:" in given["MM_LOGIN_CLIENT"]
+        assert given["MM_LOGIN_KEYS"] == function["FunctionName"]
+        assert given.get("MM_LOGIN_GROUP", "") == synthesized.stage.groups[group]
+    rules = synthesized.resources("AWS::ElasticLoadBalancingV2::ListenerRule")
+    scopes = {r["Actions"][0]["AuthenticateOidcConfig"]["Scope"] for r in rules}
+    assert scopes == {synthesized.stage.scope}
 
 
 def test_the_balancer_may_write_its_logs(synthesized: Synthesized) -> None:
@@ -254,6 +279,7 @@ def test_a_second_synthesis_gives_the_same_bytes(synthesized: Synthesized, tmp_p
         ("CPU_WORKER_DIGEST", "latest"),
         ("ISSUER", None),
         ("TOKEN_ENDPOINT", "/token"),
+        ("OPERATORS", "mm-operators"),
     ],
 )
 def test_what_the_deployer_got_wrong_is_named(variable: str, value: str | None) -> None:
