@@ -31,7 +31,7 @@ TASKS, JOBS = "ecs-tasks.amazonaws.com", "sagemaker.amazonaws.com"
 LOGIN_KEYS = "mm-assets-login-keys"
 LOGIN_KEYS_LOG = "mm-assets/login-keys"
 PRINTED = "logs/compute_logs/*"
-COHORTS = "cohorts/*"  # of the store
+COHORTS, WEIGHTS = "cohorts/*", "weights/*"  # of the store
 MLFLOW_LOGIN = "mm-assets/mlflow-admin"  # Secrets Manager adds a suffix to the name
 
 
@@ -46,9 +46,10 @@ class Roles(Construct):
         self.run = self._run()
         self._start(self.run, "mm-assets-run", "mm-assets-run-gpu")
         self.code = self._code()
-        # Cohorts are read, and written by people alone, but for the demo of the test stage.
-        for role in (self.job, self.code, *([self.run] if stage.production else [])):
-            self._keep_cohorts_from(role)
+        # Both are read, and written by people alone, but for the demo of the test stage.
+        for role in (self.job, self.code):
+            self._keep_from(role, COHORTS, WEIGHTS)
+        self._keep_from(self.run, *([COHORTS] if stage.production else []), WEIGHTS)
         if not stage.production:
             self._objects(self.run, WRITE, "slides/synthetic/*")
         self.daemon = self._daemon()
@@ -91,12 +92,13 @@ class Roles(Construct):
             writes = set(WRITE) & set(actions)
             self._allow(role, USE_KEY if writes else USE_KEY[:1], [self.storage.key.key_arn])
 
-    def _keep_cohorts_from(self, role: iam.Role) -> None:
+    def _keep_from(self, role: iam.Role, *places: str) -> None:
+        store = self.storage.buckets["store"]
         role.add_to_policy(
             iam.PolicyStatement(
                 effect=iam.Effect.DENY,
                 actions=[*WRITE, "s3:DeleteObject"],
-                resources=[self.storage.buckets["store"].arn_for_objects(COHORTS)],
+                resources=[store.arn_for_objects(place) for place in places],
             )
         )
 

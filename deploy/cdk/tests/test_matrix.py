@@ -86,7 +86,15 @@ def acting_as(statements: list[Statement], buckets: list[str]) -> Iterator[Any]:
         where: dict[str, Any] = {"LocationConstraint": REGION}
         for bucket in buckets:
             owner.create_bucket(Bucket=bucket, CreateBucketConfiguration=where)
-            for key in ("x", "models/x", "compute_logs/x", "demo/x", "access/x", "cohorts/x"):
+            for key in (
+                "x",
+                "models/x",
+                "compute_logs/x",
+                "demo/x",
+                "access/x",
+                "cohorts/x",
+                "weights/x",
+            ):
                 owner.put_object(Bucket=bucket, Key=key, Body=b"")
         iam = boto3.client("iam", region_name=REGION)
         role = iam.create_role(RoleName="role", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
