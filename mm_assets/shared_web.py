@@ -17,7 +17,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
 
-from mm_assets.resources.login import VerifiedLogin, keys_of_function, login_of
+from mm_assets.resources.login import VerifiedLogin, keys_of_function, login_of, required
 
 PORT = 3000
 WORKSPACE = "/opt/dagster/workspace.yaml"
@@ -34,9 +34,8 @@ def main() -> None:
     parser.add_argument("--read-only", action="store_true", help="nothing can be launched")
     given = parser.parse_args()
     try:
-        login, keys = login_of(os.environ), keys_of_function(os.environ["MM_LOGIN_KEYS"])
-    except KeyError as missing:
-        sys.exit(f"{missing} is not set")
+        login = login_of(os.environ)
+        keys = keys_of_function(required(os.environ, "MM_LOGIN_KEYS"))
     except ValueError as wrong:
         sys.exit(str(wrong))
     with DagsterInstance.get() as instance:

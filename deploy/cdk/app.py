@@ -11,7 +11,7 @@ from guardrails import Guardrails
 from login import Login
 from network import Network
 from roles import Roles
-from services import Services
+from services import GROUPS, Services
 from settings import REGION, ZONES, Stage, stage_from_environment
 from storage import Storage
 
@@ -49,9 +49,9 @@ class ControlPlane(cdk.Stack):
         login = Login(self, "Login", stage, network, storage, base.roles)
         services = Services(self, "Services", stage, network, storage, base.roles, databases, login)
         GpuCapacity(self, "Gpu", stage, network, services.cluster, storage.key)
-        login.show(1, "ui", "operators", services.web, 3000, "/server_info")
+        login.show(1, "ui", GROUPS["web"], services.web, 3000, "/server_info")
         login.show(2, "models", "operators", services.mlflow, 5000, "/health")
-        login.show(3, "view", "viewers", services.web_read_only, 3000, "/server_info")
+        login.show(3, "view", GROUPS["web-read-only"], services.web_read_only, 3000, "/server_info")
         Guardrails(self, "Guardrails", stage, storage.key, services, [*databases.values()])
 
 

@@ -3,9 +3,9 @@
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_kms as kms
-from aws_cdk import aws_logs as logs
 from aws_cdk import aws_rds as rds
 from constructs import Construct
+from log_groups import kept_log
 from network import Network
 from settings import Stage
 
@@ -34,14 +34,7 @@ class Database(Construct):
         identifier = f"mm-assets-{self.name}"
         # Else AWS makes the groups on the first line, and keeps them for ever without our key.
         groups = [
-            logs.LogGroup(
-                self,
-                f"Log-{log}",
-                log_group_name=f"/aws/rds/instance/{identifier}/{log}",
-                encryption_key=key,
-                retention=logs.RetentionDays.ONE_YEAR,
-                removal_policy=RemovalPolicy.RETAIN,
-            )
+            kept_log(self, f"Log-{log}", f"/aws/rds/instance/{identifier}/{log}", key)
             for log in LOGS
         ]
         self.instance = rds.DatabaseInstance(

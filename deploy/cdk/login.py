@@ -9,15 +9,15 @@ they cannot reach: a function outside the network fetches them, and does and kno
 
 from pathlib import Path
 
-from aws_cdk import Duration, RemovalPolicy, SecretValue
+from aws_cdk import Duration, SecretValue
 from aws_cdk import aws_certificatemanager as acm
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_elasticloadbalancingv2 as elb
 from aws_cdk import aws_lambda as functions
-from aws_cdk import aws_logs as logs
 from aws_cdk import aws_wafv2 as waf
 from constructs import Construct
+from log_groups import kept_log
 from network import Network
 from roles import LOGIN_KEYS, LOGIN_KEYS_LOG, Roles
 from settings import Stage
@@ -130,14 +130,7 @@ class Login(Construct):
         )
 
     def _keys(self, storage: Storage, roles: Roles) -> None:
-        group = logs.LogGroup(
-            self,
-            "KeysLog",
-            log_group_name=LOGIN_KEYS_LOG,
-            encryption_key=storage.key,
-            retention=logs.RetentionDays.ONE_YEAR,
-            removal_policy=RemovalPolicy.RETAIN,
-        )
+        group = kept_log(self, "KeysLog", LOGIN_KEYS_LOG, storage.key)
         functions.Function(
             self,
             "Keys",

@@ -1,10 +1,9 @@
 """A network without a way out: endpoints for AWS's services, the load balancer for people."""
 
-from aws_cdk import RemovalPolicy
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_kms as kms
-from aws_cdk import aws_logs as logs
 from constructs import Construct
+from log_groups import kept_log
 from settings import S3_PREFIX_LIST, ZONES
 
 SERVICES = {
@@ -47,14 +46,7 @@ class Network(Construct):
                 ),
             ],
         )
-        group = logs.LogGroup(
-            self,
-            "FlowLog",
-            log_group_name="mm-assets/network",
-            encryption_key=key,
-            retention=logs.RetentionDays.ONE_YEAR,
-            removal_policy=RemovalPolicy.RETAIN,
-        )
+        group = kept_log(self, "FlowLog", "mm-assets/network", key)
         self.vpc.add_flow_log("Flow", destination=ec2.FlowLogDestination.to_cloud_watch_logs(group))
         self.work = ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED)
         self.vpc.add_gateway_endpoint(

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import Duration
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_logs as logs
 from aws_cdk import aws_secretsmanager as secrets
 from aws_cdk import aws_servicediscovery as discovery
 from constructs import Construct
 from database import PORT, Database
+from log_groups import kept_log
 from login import Login
 from network import Network
 from roles import MLFLOW_LOGIN, Roles
@@ -142,14 +142,7 @@ class Services(Construct):
         port: int | None = None,
         gpus: int | None = None,
     ) -> None:
-        group = logs.LogGroup(
-            self,
-            f"{name}-log",
-            log_group_name=f"mm-assets/{name}",
-            encryption_key=self.storage.key,
-            retention=logs.RetentionDays.ONE_YEAR,
-            removal_policy=RemovalPolicy.RETAIN,
-        )
+        group = kept_log(self, f"{name}-log", f"mm-assets/{name}", self.storage.key)
         container = definition.add_container(
             # Dagster looks for "run" in whatever it starts.
             name.removesuffix("-gpu"),

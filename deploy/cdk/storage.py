@@ -4,9 +4,9 @@ from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_ecr as ecr
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
-from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
+from log_groups import kept_log
 from settings import IMAGES, REGION, Stage
 
 BUCKETS = ("quarantine", "slides", "store", "logs")
@@ -67,14 +67,7 @@ class Storage(Construct):
 
     def _log_of_jobs(self, group: str) -> None:
         """SageMaker would make it with the first job, without our key and for ever."""
-        logs.LogGroup(
-            self,
-            group.rpartition("/")[2],
-            log_group_name=group,
-            encryption_key=self.key,
-            retention=logs.RetentionDays.ONE_YEAR,
-            removal_policy=RemovalPolicy.RETAIN,
-        )
+        kept_log(self, group.rpartition("/")[2], group, self.key)
 
     def _repository(self, image: str) -> ecr.Repository:
         return ecr.Repository(

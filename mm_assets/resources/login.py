@@ -108,16 +108,19 @@ def login_of(environment: Mapping[str, str]) -> Login:
     ValueError
         Names the variable that is missing or wrong.
     """
-    known = {}
-    for name in ("BALANCER", "CLIENT"):
-        known[name.lower()] = environment.get(f"MM_LOGIN_{name}", "")
-        if not known[name.lower()]:
-            raise ValueError(f"MM_LOGIN_{name} is not set")
+    balancer, client = (required(environment, f"MM_LOGIN_{x}") for x in ("BALANCER", "CLIENT"))
     wanted = environment.get("MM_LOGIN_GROUP", "")
     claim, _, group = wanted.partition("=")
     if wanted and not (claim and group):
         raise ValueError(f"MM_LOGIN_GROUP={wanted}: write claim=group")
-    return Login(**known, claim=claim, group=group)
+    return Login(balancer, client, claim, group)
+
+
+def required(environment: Mapping[str, str], name: str) -> str:
+    """Value of a variable that is set; `ValueError` where it is not."""
+    if not environment.get(name):
+        raise ValueError(f"{name} is not set")
+    return environment[name]
 
 
 def keys_of_function(name: str) -> PublicKeys:
