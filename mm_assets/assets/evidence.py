@@ -45,6 +45,7 @@ def evidence_stage(config: CohortConfig, task: Task, evaluation: str) -> SlideSt
         compute=Compute(cpu=1, memory_gib=6, chunk=200),
         patient_upstream=(extremum_name(task),),
         sources=partial(champion_by_slide, task=task, asset=heec_name(task)),
+        slides_at_once=2,
         isolated=True,
         worker=partial(_evidence_worker, task=task),
     )
