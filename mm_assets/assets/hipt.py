@@ -54,9 +54,16 @@ def region_stage(config: CohortConfig) -> SlideStage:
             "region_weights": config.hipt.region_weights,
             "region_px": config.imaging.region_px,
         },
+        weights={HIPT: level_weights(config)},
         on_refresh=trains_regions(config) or trains_tiles(config),
         worker=_region_worker,
     )
+
+
+def level_weights(config: CohortConfig) -> dict[str, str]:
+    """Setting -> weights of either transformer."""
+    assert config.hipt is not None
+    return config.hipt.model_dump(include={"tile_weights", "region_weights"})
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from mm_assets.assets.attention import network_evidence, stored_bag, stored_bags
 from mm_assets.assets.champions import champion_by_slide
 from mm_assets.assets.compute import Compute
 from mm_assets.assets.evidence import write_evidence
-from mm_assets.assets.hipt import Levels, hipt_name, load_levels
+from mm_assets.assets.hipt import Levels, hipt_name, level_weights, load_levels
 from mm_assets.assets.omics import CLINICAL
 from mm_assets.assets.slides import manifest_rows, open_local_slide
 from mm_assets.assets.stage import Job, Produced, SlideStage, SlideWorker, Workspace
@@ -46,7 +46,8 @@ def hipt_attention_stage(config: CohortConfig, task: Task, evaluation: str) -> S
         "endpoint were seen by that network in training.",
         kinds=frozenset({"pytorch", "geojson"}),
         compute=Compute(gpu=1, cpu=2, memory_gib=8, chunk=180),
-        parameters=config.hipt.model_dump(include={"tile_weights", "region_weights"}),
+        parameters=level_weights(config),
+        weights={hipt_attention_name(task): level_weights(config)},
         patient_upstream=(HIPT,),
         sources=partial(champion_by_slide, task=task, asset=hipt_name(task)),
         isolated=True,

@@ -40,6 +40,7 @@ def nucleus_stage(config: CohortConfig) -> SlideStage:
             "nuclei": config.nuclei.model_dump(),
             "imaging": config.imaging.model_dump(exclude={"also", "region_px"}),
         },
+        weights={NUCLEI: {"weights": config.imaging.weights}},
         on_refresh=False,
         isolated=True,
         worker=_nucleus_worker,

@@ -29,6 +29,7 @@ from mm_assets.assets.stage import (
     Workspace,
     plain,
 )
+from mm_assets.encoders.identity import weights_identities
 from mm_assets.resources.estimate import spent
 from mm_assets.resources.launcher import Launcher, LocalLauncher, Task
 from mm_assets.resources.receipts import Receipt
@@ -69,6 +70,7 @@ class SlideRun:
         self.cohort = workspace.config.cohort
         self.upstream = {a: self.receipts.read_all(self.cohort, a) for a in stage.upstream}
         self.sources = stage.sources(workspace) if stage.sources else {}
+        self.weights = {a: weights_identities(stage.weights.get(a, {})) for a in assets}
         self.siblings = patient_slides(workspace.config) if stage.patient_upstream else {}
         self._stack = ExitStack()
         self._worker: SlideWorker | None = None
@@ -351,8 +353,8 @@ class SlideRun:
             }
             for upstream in self.upstream
         }
-        if self.stage.sources:
-            inputs["source"] = dict(self.sources.get(slide, {}))
+        if self.stage.sources or self.weights[asset]:
+            inputs["source"] = {**self.sources.get(slide, {}), **self.weights[asset]}
         parameters = {**self.stage.parameters, **self.stage.own_parameters.get(asset, {})}
         return Provenance(asset, slide, self.stage.code_version, parameters, inputs)
 

@@ -184,6 +184,8 @@ class SlideStage(Stage):
         As of `Stage`, by slide. Importable by name where the stage is isolated.
     own_parameters
         Asset -> whatever of the configuration changes this asset alone.
+    weights
+        Asset -> setting -> encoder weights that it is made with: of files the content is a source.
     isolated
         Whether decoders open files in it: it then runs in a child process, for which `worker` must
         be importable by name.
@@ -194,6 +196,7 @@ class SlideStage(Stage):
     slides_at_once: int = 1
     patient_upstream: tuple[str, ...] = ()
     own_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     isolated: bool = False
 
 

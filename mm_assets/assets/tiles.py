@@ -52,6 +52,7 @@ def embedding_stage(config: CohortConfig) -> SlideStage:
             asset: encoder.model_dump(include={"encoder", "weights"})
             for asset, encoder in encoders.items()
         },
+        weights={asset: {"weights": encoder.weights} for asset, encoder in encoders.items()},
         on_refresh=False,
         isolated=True,
         worker=_embedding_worker,
