@@ -112,6 +112,8 @@ class LocalLauncher:
 
     def run(self, task: Task, finished: Finished, log: Log) -> dict[str, Loss]:
         """Do the work here."""
+        if task.slides:
+            _announce(task, log, len(task.slides), task.at_once)
         if task.isolated:
             memory = task.compute.memory_gib
             return run_isolated(task.work, task.slides, finished, log, memory)
@@ -120,6 +122,7 @@ class LocalLauncher:
 
     def run_whole(self, task: CohortTask, log: Log) -> Made:
         """Do the work here."""
+        _announce(task, log)
         with gpu_lease(task.compute):
             return task.work()
 
@@ -311,6 +314,14 @@ def _made_other(task: Task | CohortTask) -> str:
         "the job made something else: its image holds another version of mm_assets, or it does "
         f"not reach MLflow at {task.tracking.uri}"
     )
+
+
+def _announce(
+    task: Task | CohortTask, log: Log, slides: int | None = None, at_once: int = 1
+) -> None:
+    """Say what the work will take on this machine; in a job it was said before the launch."""
+    if task.compute.launcher == "local":
+        log.info(_expected(task, slides, at_once))
 
 
 def _expected(task: Task | CohortTask, slides: int | None, at_once: int = 1) -> str:

@@ -125,8 +125,12 @@ class Receipts:
 
     def read_all(self, cohort: str, asset: str) -> dict[str, Receipt]:
         """Name -> receipt, sorted by name; damaged ones are left out."""
+        return self.read_many(cohort, asset, self.names(cohort, asset))
+
+    def names(self, cohort: str, asset: str) -> list[str]:
+        """Names that have a receipt, sorted."""
         files = self.store.files(f"{cohort}/_receipts/{asset}")
-        return self.read_many(cohort, asset, [file.removesuffix(".json") for file in files])
+        return [file.removesuffix(".json") for file in files]
 
     def read_many(self, cohort: str, asset: str, names: Iterable[str]) -> dict[str, Receipt]:
         """Name -> receipt of those names that have one, in the order given."""

@@ -266,11 +266,10 @@ def test_a_stage_of_the_whole_cohort_stays_here(home: Path, tmp_path: Path) -> N
         CohortComponent(workspace(str(yaml)).config).definitions()
 
 
-def test_what_a_job_may_cost_is_logged_before_it_begins(
+def test_what_work_may_take_is_logged_before_it_begins(
     home: Path, tmp_path: Path, sagemaker_settings: SageMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mm_assets.cli import walk, workspace
-    from mm_assets.resources.home import dagster_instance
     from mm_assets.resources.receipts import Receipt
     from mm_assets.resources.store import Provenance
 
@@ -278,13 +277,23 @@ def test_what_a_job_may_cost_is_logged_before_it_begins(
     monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
     space = workspace(str(yaml))
     assert walk(space, ["slide", "tissue"]) == {}
+    assert "1 slide on here, time unknown, cost unknown" in last_log()
+    assert walk(space, ["clinical"]) == {}
+    assert "the cohort on here, time unknown, cost unknown" in last_log()
+
     earlier = Provenance("tile_embeddings", "P999-S1", "0", {}, {})
     space.receipts.write(
         Receipt("tiny", "tile_embeddings", "P999-S1", "done", earlier, seconds=36.0)
     )
     sagemaker_settings.faults["CreateProcessingJob"] += ["ValidationException"]
     assert "ValidationException" in str(walk(space, ["tile_embeddings"]))
+    assert "1 slide on ml.m5.xlarge, about 0.01 hours, about 36.00" in last_log()
+
+
+def last_log() -> list[str]:
+    """What the latest run logged."""
+    from mm_assets.resources.home import dagster_instance
+
     with dagster_instance() as instance:
         (run, *_) = instance.get_runs(limit=1)
-        messages = [entry.user_message for entry in instance.all_logs(run.run_id)]
-    assert "1 slide on ml.m5.xlarge, about 0.01 hours, about 36.00" in messages
+        return [entry.user_message for entry in instance.all_logs(run.run_id)]
