@@ -8,6 +8,7 @@ of the person (user guide, "Authenticate users using an Application Load Balance
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -25,12 +26,13 @@ from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocketClose
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 WORD = "x-amzn-oidc-data"
 HEALTH = "/server_info"  # what the balancer itself asks, without a word; tells versions alone
 _KEY_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_POLICY_VIOLATION = 1008
+_POLICY_VIOLATION, _GOING_AWAY = 1008, 1001
+SOCKET_SECONDS = 3600.0
 _log = logging.getLogger(__name__)
 
 PublicKeys = Callable[[str], str]
@@ -141,10 +143,21 @@ def keys_of_function(name: str) -> PublicKeys:
 
 
 class VerifiedLogin:
-    """An ASGI application that only people who are logged in reach, by HTTP and by websocket."""
+    """An ASGI application that only people who are logged in reach, by HTTP and by websocket.
 
-    def __init__(self, application: ASGIApp, login: Login, keys: PublicKeys) -> None:
+    A websocket carries the word of its beginning only, so it ends after `socket_seconds`: the pages
+    open another by themselves, which the balancer passes on while the login holds.
+    """
+
+    def __init__(
+        self,
+        application: ASGIApp,
+        login: Login,
+        keys: PublicKeys,
+        socket_seconds: float = SOCKET_SECONDS,
+    ) -> None:
         self.application, self.login, self.keys = application, login, keys
+        self.socket_seconds = socket_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on, or refuse it with 403."""
@@ -155,12 +168,29 @@ class VerifiedLogin:
                 _log.warning("refused %s: %s", scope["path"], error)
                 await _refusal(scope, str(error))(scope, receive, send)
                 return
+        if scope["type"] == "websocket":
+            receive = _ending(receive, send, time.monotonic() + self.socket_seconds)
         await self.application(scope, receive, send)
 
     def _verify(self, words: list[str]) -> None:
         if len(words) != 1:
             raise NotLoggedIn(f"{len(words)} headers {WORD}, where the balancer puts one")
         self.login.person(words[0], self.keys)
+
+
+def _ending(receive: Receive, send: Send, end: float) -> Receive:
+    """`receive` of a websocket that is closed at a time of the monotonic clock."""
+
+    async def receive_until() -> Message:
+        try:
+            return await asyncio.wait_for(receive(), end - time.monotonic())
+        except TimeoutError:
+            await send(
+                {"type": "websocket.close", "code": _GOING_AWAY, "reason": "its time is over"}
+            )
+            return {"type": "websocket.disconnect", "code": _GOING_AWAY}
+
+    return receive_until
 
 
 def _refusal(scope: Scope, reason: str) -> ASGIApp:

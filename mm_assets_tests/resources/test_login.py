@@ -87,17 +87,17 @@ def test_claims_that_were_changed_are_refused() -> None:
         LOGIN.person(f"{about}.{claims}.{signature}", keys)
 
 
-def pages() -> TestClient:
+def pages(socket_seconds: float = 60.0) -> TestClient:
     async def page(request: Request) -> PlainTextResponse:
         return PlainTextResponse("a page")
 
     async def echo(socket: WebSocket) -> None:
         await socket.accept()
-        await socket.send_text(await socket.receive_text())
-        await socket.close()
+        async for text in socket.iter_text():
+            await socket.send_text(text)
 
     routes = [Route("/server_info", page), Route("/runs", page), WebSocketRoute("/graphql", echo)]
-    return TestClient(VerifiedLogin(Starlette(routes=routes), LOGIN, keys))
+    return TestClient(VerifiedLogin(Starlette(routes=routes), LOGIN, keys, socket_seconds))
 
 
 def test_pages_are_for_people_who_are_logged_in() -> None:
@@ -123,6 +123,15 @@ def test_websockets_are_for_people_who_are_logged_in() -> None:
             client.websocket_connect("/graphql", headers=headers),
         ):
             pass
+
+
+def test_a_websocket_ends_so_that_the_next_is_verified() -> None:
+    with pages(1.0).websocket_connect("/graphql", headers={WORD: SIGNER.word()}) as socket:
+        socket.send_text("here")
+        assert socket.receive_text() == "here"
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_text()
+    assert closed.value.code == 1001
 
 
 @pytest.mark.parametrize("missing", ["MM_LOGIN_BALANCER", "MM_LOGIN_CLIENT"])
