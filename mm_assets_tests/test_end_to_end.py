@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -67,6 +68,23 @@ def test_bad_slides_are_quarantined_each_with_its_reason(cohort: Cohort) -> None
     assert "no tissue" in reasons[f"{BLANK}-S1"]
     assert "no tissue" not in reasons[f"{TRUNCATED}-S1"]
     assert all(row["state"] == "quarantined" for row in rows)
+
+
+def test_nothing_asks_for_bad_slides_any_more(cohort: Cohort) -> None:
+    """Also not the daemon that the web UI starts: they are no partitions, and listed."""
+    from mm_assets.resources.home import dagster_instance
+
+    bad = {f"{TRUNCATED}-S1", f"{BLANK}-S1"}
+    with dagster_instance() as instance:
+        present = instance.get_dynamic_partitions("tiny_slides")
+        event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", "quarantine"]))
+    assert len(present) == GOOD
+    assert bad.isdisjoint(present)
+    assert event is not None
+    assert event.asset_materialization is not None
+    listed = event.asset_materialization.metadata["quarantine"]
+    assert isinstance(listed, dg.TableMetadataValue)
+    assert {record.data["slide"] for record in listed.records} == bad
 
 
 def test_results_carry_interval_protocol_and_weights_stamp(cohort: Cohort) -> None:

@@ -61,11 +61,15 @@ class Walk:
         self.job = definitions.resolve_implicit_global_asset_job_def()
         self.stages = cohort_stages(workspace.config)
         self._failed: set[str] = set()
+        self._quarantined: set[str] = set()
 
     def run(
         self, select: Sequence[str] = (), slides: Sequence[str] | None = None
     ) -> Iterator[StageResult]:
         """Take in new slides, then bring each selected stage up to date.
+
+        At the end slides that a stage has quarantined cease to be partitions: a daemon that starts
+        after it would ask for them.
 
         Parameters
         ----------
@@ -87,6 +91,8 @@ class Walk:
         keys = self._partitions(slides)
         for stage in wanted:
             yield self._stage(stage, keys)
+        if self._quarantined:
+            self._take_in()
 
     def _take_in(self) -> None:
         found = take_in(self.workspace, self.instance)
@@ -141,6 +147,7 @@ class Walk:
         receipts = self.workspace.receipts.read_many(config.cohort, stage.name, pending)
         bad = {s: r.reason for s, r in receipts.items() if r.state == "failed"}
         faults = {s: why for s, why in bad.items() if not is_quarantine(receipts[s])}
+        self._quarantined |= bad.keys() - faults.keys()
         if crash:
             faults[stage.name] = crash
             self._failed.update(stage.outputs)
