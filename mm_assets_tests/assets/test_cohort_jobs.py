@@ -94,7 +94,8 @@ def test_a_training_that_lost_its_orchestrator_and_its_time(
     """kill -9 of `mm`, adoption, the time limit, and a second job that goes on: the same model."""
     from mm_assets.cli import walk, workspace
 
-    long = yaml.read_text().replace("epochs: 2", "epochs: 120")
+    # Long beside the start of a job, so that its limit leaves time for something to keep.
+    long = yaml.read_text().replace("epochs: 2", "epochs: 400")
     yaml.write_text(long)
     space = workspace(str(yaml))
     name = "porpoise_snn_survival"
