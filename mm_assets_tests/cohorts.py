@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import pandas as pd
 import tifffile
@@ -137,6 +138,17 @@ def make_cohort(
     for seed, patient in enumerate(names[: patients if slides is None else slides]):
         paint_slide(folder / "slides" / slide_name(patient), seed)
     return write_yaml(folder, **sections)
+
+
+def quarantine_list(instance: dg.DagsterInstance) -> dict[str, str]:
+    """Slide -> reason, as the web UI shows it on the quarantine asset."""
+    event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", "quarantine"]))
+    if event is None or event.asset_materialization is None:
+        return {}
+    table = event.asset_materialization.metadata.get("quarantine")
+    if not isinstance(table, dg.TableMetadataValue):
+        return {}
+    return {str(r.data["slide"]): str(r.data["reason"]) for r in table.records}
 
 
 class Cohort:

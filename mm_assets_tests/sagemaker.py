@@ -141,3 +141,12 @@ def forget(space: Workspace, receipts: Mapping[str, Mapping[str, object]]) -> No
             space.store.delete(ref)
         for slide in slides:
             space.receipts.delete("tiny", asset, slide)
+
+
+def logged() -> list[str]:
+    """What the last run has logged."""
+    from mm_assets.resources.home import dagster_instance
+
+    with dagster_instance() as instance:
+        (run,) = instance.get_runs(limit=1)
+        return [entry.user_message for entry in instance.all_logs(run.run_id)]

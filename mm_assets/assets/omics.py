@@ -1,6 +1,5 @@
 """Stages of the tables: `clinical`, `omics`, and per task `splits_T`, `filtered_omics_T`."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mm_assets.assets.stage import CohortStage, Job, Produced
 from mm_assets.cohort.clinical import endpoint_columns, make_endpoint
 from mm_assets.cohort.config import CohortConfig, Task
 from mm_assets.cohort.problems import refuse_errors
+from mm_assets.resources.digest import file_digest
 from mm_assets.resources.store import COHORT
 
 CLINICAL, OMICS = "clinical", "omics"
@@ -40,8 +40,7 @@ def source_digests(*paths: str | None) -> dict[str, str]:
         files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
         for file in files:
             name = str(file.relative_to(root.parent))
-            with file.open("rb") as handle:
-                digests[name] = "sha256:" + hashlib.file_digest(handle, "sha256").hexdigest()
+            digests[name] = file_digest(file)
     return digests
 
 

@@ -29,7 +29,7 @@ from mm_assets.assets.stage import (
     Workspace,
     plain,
 )
-from mm_assets.encoders.identity import weights_identities
+from mm_assets.assets.weights_identity import weights_identities
 from mm_assets.resources.estimate import spent
 from mm_assets.resources.launcher import Launcher, LocalLauncher, Task
 from mm_assets.resources.receipts import Receipt

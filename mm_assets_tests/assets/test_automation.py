@@ -2,10 +2,16 @@
 
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
-from mm_assets_tests.cohorts import make_cohort, paint_slide, patient_ids, slide_name, truncate
+from mm_assets_tests.cohorts import (
+    make_cohort,
+    paint_slide,
+    patient_ids,
+    quarantine_list,
+    slide_name,
+    truncate,
+)
 from mm_assets_tests.daemon import running_daemon, wait_for
 
 TASK = {"name": "subtype", "kind": "classification", "column": "subtype", "classes": ["IDC", "ILC"]}
@@ -60,7 +66,7 @@ def test_a_new_slide_reaches_a_new_model_version(
 
         wait_for("the embedding", lambda: _done(space, PER_SLIDE[-1], f"{good}-S1"), 200, log)
         reason = wait_for(
-            "the quarantine", lambda: _quarantine(instance).get(f"{corrupt}-S1"), 60, log
+            "the quarantine", lambda: quarantine_list(instance).get(f"{corrupt}-S1"), 60, log
         )
         assert "truncated" in reason or "end" in reason
         after = wait_for("the next model", lambda: version_with([good]), 200, log)
@@ -87,14 +93,3 @@ def _receipts(space: object) -> dict[str, tuple[str, ...]]:
             if receipt.state == "done":
                 made[slide] = (*made.get(slide, ()), f"{receipt.created} {receipt.seconds}")
     return made
-
-
-def _quarantine(instance: dg.DagsterInstance) -> dict[str, str]:
-    """Slide -> reason, as the web UI shows it on the quarantine asset."""
-    event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", "quarantine"]))
-    if event is None or event.asset_materialization is None:
-        return {}
-    table = event.asset_materialization.metadata.get("quarantine")
-    if not isinstance(table, dg.TableMetadataValue):
-        return {}
-    return {str(r.data["slide"]): str(r.data["reason"]) for r in table.records}

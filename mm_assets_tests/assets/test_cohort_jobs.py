@@ -17,7 +17,7 @@ from mm_assets.resources import sagemaker as module
 from mm_assets.resources.model_packages import group_name
 from mm_assets.resources.tracking import MIRROR
 from mm_assets_tests.cohorts import Cohort
-from mm_assets_tests.sagemaker import client, forget, keys, tables_only, wait_for
+from mm_assets_tests.sagemaker import client, forget, keys, logged, tables_only, wait_for
 
 
 @pytest.fixture
@@ -253,15 +253,6 @@ def checkpoints(job: TrainingJob) -> str:
     """Address at which a job keeps its state."""
     address: str = job.request["CheckpointConfig"]["S3Uri"]
     return address
-
-
-def logged() -> list[str]:
-    """What the last run has logged."""
-    from mm_assets.resources.home import dagster_instance
-
-    with dagster_instance() as instance:
-        (run,) = instance.get_runs(limit=1)
-        return [entry.user_message for entry in instance.all_logs(run.run_id)]
 
 
 def shown(asset: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from mm_assets.assets.stage import SlideStage, Workspace
 from mm_assets.resources.sagemaker_request import SageMakerSettings
 from mm_assets_tests.cohorts import make_cohort, slide_name
 from mm_assets_tests.daemon import environment
-from mm_assets_tests.sagemaker import forget, in_asset, keys, remote_cohort, wait_for
+from mm_assets_tests.sagemaker import forget, in_asset, keys, logged, remote_cohort, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EMBEDDINGS = ("tile_embeddings", "region_embeddings")
@@ -277,9 +277,9 @@ def test_what_work_may_take_is_logged_before_it_begins(
     monkeypatch.setenv("MM_STORE", f"s3://artefacts/{prefix}/store")
     space = workspace(str(yaml))
     assert walk(space, ["slide", "tissue"]) == {}
-    assert "1 slide on here, time unknown, cost unknown" in last_log()
+    assert "1 slide on here, time unknown, cost unknown" in logged()
     assert walk(space, ["clinical"]) == {}
-    assert "the cohort on here, time unknown, cost unknown" in last_log()
+    assert "the cohort on here, time unknown, cost unknown" in logged()
 
     earlier = Provenance("tile_embeddings", "P999-S1", "0", {}, {})
     space.receipts.write(
@@ -287,13 +287,4 @@ def test_what_work_may_take_is_logged_before_it_begins(
     )
     sagemaker_settings.faults["CreateProcessingJob"] += ["ValidationException"]
     assert "ValidationException" in str(walk(space, ["tile_embeddings"]))
-    assert "1 slide on ml.m5.xlarge, about 0.01 hours, about 36.00" in last_log()
-
-
-def last_log() -> list[str]:
-    """What the latest run logged."""
-    from mm_assets.resources.home import dagster_instance
-
-    with dagster_instance() as instance:
-        (run, *_) = instance.get_runs(limit=1)
-        return [entry.user_message for entry in instance.all_logs(run.run_id)]
+    assert "1 slide on ml.m5.xlarge, about 0.01 hours, about 36.00" in logged()

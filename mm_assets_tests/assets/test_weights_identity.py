@@ -9,7 +9,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from mm_assets.encoders.identity import weights_identities
+from mm_assets.assets.weights_identity import weights_identities
 
 
 def identity(weights: str | Path) -> str:

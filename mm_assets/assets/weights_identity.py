@@ -1,6 +1,5 @@
 """Which content a cohort's weights have: others may be put at the same path or address."""
 
-import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ from mm_assets.cohort.config import is_path
 from mm_assets.cohort.objects import explained, list_objects
 from mm_assets.cohort.sources import is_remote
 from mm_assets.encoders.catalogue import weights_file
+from mm_assets.resources.digest import file_digest
 
 ABSENT = "absent"
 
@@ -54,5 +54,4 @@ def _entity_tag(address: str) -> str:
 
 @cache
 def _digest(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
